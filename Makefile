@@ -1,0 +1,55 @@
+# Adjourn: every target sets up what it needs by itself, from the pinned requirements.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run run-worker run-scheduler demo test lint format lock clean
+
+help: ## Print the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+setup: $(READY) ## Make the virtual environment (every other target does it when needed)
+
+$(READY): requirements/dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "adjourn needs Python 3.11 or newer; this is " + sys.version.split()[0] + ": try make PYTHON=python3.12 ...")'
+	@echo "Setting up $(VENV) (once)..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+run: $(READY) ## Run everything on this machine: scheduler, worker, embedded SQLite and Redis unless told otherwise
+	@exec $(BIN)/adjourn run
+
+run-worker: $(READY) ## Run a worker (dramatiq actors) against DATABASE_URL and REDIS_URL
+	@PATH="$(abspath $(BIN)):$$PATH" exec $(BIN)/dramatiq actors
+
+run-scheduler: $(READY) ## Run a scheduler (periodiq actors) against REDIS_URL
+	@PATH="$(abspath $(BIN)):$$PATH" exec $(BIN)/periodiq actors
+
+demo: $(READY) ## Watch real conversations being closed and expired, for a minute
+	@exec $(BIN)/adjourn demo
+
+test: $(READY) ## Run all tests (PostgreSQL and Redis come from wheels, or from DATABASE_URL and REDIS_URL)
+	@$(BIN)/pytest $(PYTEST_ARGS)
+
+lint: $(READY) ## Check style, formatting and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: $(READY) ## Mend style and formatting
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+lock: ## Pin the dependencies anew, with hashes (needs uv)
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
+		$(LOCK_ARGS) pyproject.toml --group build -o requirements/base.txt
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
+		$(LOCK_ARGS) pyproject.toml --extra embedded --group build --group dev -c requirements/base.txt -o requirements/dev.txt
+
+clean: ## Remove the virtual environment, caches and the embedded data
+	rm -rf $(VENV) .adjourn .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist

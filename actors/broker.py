@@ -1,0 +1,52 @@
+"""The broker that workers and scheduler share. Nothing is connected until the first message."""
+
+import dramatiq
+import redis
+from dramatiq.brokers.redis import RedisBroker
+from dramatiq.middleware import Middleware, default_middleware
+from dramatiq.middleware.prometheus import Prometheus
+
+from actors.settings import settings
+from actors.startup import StartupCheck
+from actors.ticks import TickMiddleware, is_tick
+from services.errors import RedisUnavailableError
+from services.logs import configure_logging, get_logger
+
+log = get_logger(__name__)
+
+
+class TickBroker(RedisBroker):
+    """A RedisBroker whose ticks do not take the scheduler down with them.
+
+    Periodiq ends when an enqueue fails. A tick that cannot be enqueued is lost instead, and said to be: the next one
+    makes up for it. Only when Redis has not answered at all since the start does the process end, with one line.
+    """
+
+    _answered = False
+
+    def enqueue(self, message: dramatiq.Message[None], *, delay: int | None = None) -> dramatiq.Message[None]:
+        """Enqueue a message as RedisBroker does; a tick in vain is logged, not raised."""
+        try:
+            enqueued: dramatiq.Message[None] = super().enqueue(message, delay=delay)
+        except (redis.ConnectionError, redis.TimeoutError) as error:
+            if not is_tick(message):
+                raise
+            if not self._answered:
+                raise SystemExit(f"adjourn: {RedisUnavailableError.at(settings.broker_url, error)}") from None
+            log.error("tick lost", actor=message.actor_name, reason=str(error))  # noqa: TRY400 - the reason says all
+            return message
+        self._answered = True
+        return enqueued
+
+
+def create_broker() -> TickBroker:
+    """Return the broker of ``REDIS_URL`` with dramatiq's default middleware, Prometheus and ours."""
+    middleware: list[Middleware] = [make() for make in default_middleware]
+    if settings.enable_metrics:
+        middleware.insert(0, Prometheus())
+    return TickBroker(url=settings.broker_url, middleware=[*middleware, TickMiddleware(), StartupCheck(settings)])
+
+
+configure_logging(level=settings.log_level, style=settings.log_format)
+broker = create_broker()
+dramatiq.set_broker(broker)

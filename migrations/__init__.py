@@ -1,0 +1,1 @@
+"""Alembic's revisions; ``adjourn migrate`` runs them."""

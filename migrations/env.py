@@ -1,0 +1,13 @@
+"""Run the revisions on the connection that ``services.migrations`` hands over."""
+
+from alembic import context
+from sqlmodel import SQLModel
+
+import models  # noqa: F401 - fills the metadata that autogenerate compares with
+
+context.configure(
+    connection=context.config.attributes["connection"],
+    target_metadata=SQLModel.metadata,
+    transaction_per_migration=False,
+)
+context.run_migrations()

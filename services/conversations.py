@@ -1,0 +1,307 @@
+"""What an application does with conversations: open or resume, record activity, close, get, list.
+
+Every function works in the transaction of the session that it is given and commits nothing: the caller's own writes
+and the conversation's go together or not at all. Activity that arrives at or after a deadline that no sweep has got to
+ends that conversation and opens the next, so when a sweep ran never shows in the outcome.
+"""
+
+import json
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import cache
+from typing import Any
+
+from sqlalchemy import ColumnElement, Insert, Update, bindparam, case, or_, select, text, tuple_, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlmodel import Session, col
+
+from models.columns import require_aware
+from models.conversation import (
+    ACTIVE_SQL,
+    Conversation,
+    ConversationStatus,
+    active,
+    conversations,
+    ongoing,
+    overdue,
+    status_literal,
+)
+from models.event import ConversationEvent, EventCause
+from services.errors import ConversationNotFoundError, InvalidValueError
+from services.session_keys import canonical_session_key
+from services.timeouts import Timeouts
+from services.transitions import Transition, apply_transition, status_at
+
+#: Longest text in a column, in characters; a session key may be four of them.
+LONGEST_TEXT = 255
+LONGEST_SESSION_KEY = 1_024
+
+_c = conversations.c
+
+
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """What a message did."""
+
+    #: The conversation that the message belongs to, as it now stands.
+    conversation: Conversation
+    #: True when the message opened it, False when it was under way.
+    opened: bool
+
+
+def open_or_resume_conversation(
+    session: Session,
+    *,
+    owner_id: str,
+    channel: str,
+    from_number: str,
+    to_number: str,
+    now: datetime,
+    timeouts: Timeouts,
+    user_id: str | None = None,
+    session_key: str | None = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> Activity:
+    """Take a message of a pair: it resumes the pair's active conversation, or opens one.
+
+    Without a ``session_key`` the canonical one of owner, channel and numbers is used. ``metadata`` and the other
+    particulars are of the opening; a conversation that is resumed keeps its own. A message stamped earlier than the
+    last activity counts, and moves no deadline back. Two callers at once get the same conversation.
+
+    Raises NaiveDatetimeError, and InvalidValueError which names the argument.
+    """
+    if session_key is None:
+        session_key = canonical_session_key(
+            owner_id=owner_id, channel=channel, from_number=from_number, to_number=to_number
+        )
+    now = require_aware(now, "now")
+    opening = {
+        "owner_id": _valid_text("owner_id", owner_id),
+        "user_id": None if user_id is None else _valid_text("user_id", user_id),
+        "channel": _valid_text("channel", channel),
+        "from_number": _valid_text("from_number", from_number),
+        "to_number": _valid_text("to_number", to_number),
+        "session_key": _valid_text("session_key", session_key, LONGEST_SESSION_KEY),
+        "metadata": _valid_metadata(metadata),
+    }
+    return _open_or_resume(session, opening, now, timeouts)
+
+
+def record_activity(
+    session: Session,
+    *,
+    now: datetime,
+    timeouts: Timeouts,
+    conv_id: uuid.UUID | None = None,
+    session_key: str | None = None,
+) -> Activity:
+    """Record a message of a conversation, known by its id or by its session key.
+
+    When that conversation has ended, or is past its deadline, the message belongs to the one that is active on the same
+    session key, or opens it with the particulars of its predecessor: activity is never lost.
+
+    Raises ConversationNotFoundError when there never was such a conversation, NaiveDatetimeError, and
+    InvalidValueError unless exactly one of ``conv_id`` and ``session_key`` is given.
+    """
+    if (conv_id is None) == (session_key is None):
+        raise InvalidValueError("record_activity: give either conv_id or session_key, not both and not neither")
+    now = require_aware(now, "now")
+    moved: dict[str, Any] = {"new_updated_at": now, "new_idle_at": _instant_after(now, timeouts.idle)}
+    if conv_id is not None:
+        statement, predecessor = _touch_by_id(), select(Conversation).where(_c.conv_id == conv_id)
+        moved["key"] = conv_id
+    else:
+        latest = _c.created_at.desc()
+        statement = _touch_by_session_key()
+        predecessor = select(Conversation).where(_c.session_key == session_key).order_by(latest).limit(1)
+        moved["key"] = session_key
+    if touched := _one_conversation(session, statement, moved):
+        return Activity(touched, opened=False)
+    known = session.scalars(predecessor).one_or_none()
+    if known is None:
+        raise ConversationNotFoundError(
+            f"no conversation with {'id' if conv_id else 'session key'} {conv_id or session_key!r}; "
+            "open it with open_or_resume_conversation"
+        )
+    opening = known.model_dump(include=_OPENING) | {"metadata": known.metadata_}
+    return _open_or_resume(session, opening, now, timeouts)
+
+
+def close_conversation(session: Session, *, conv_id: uuid.UUID, now: datetime) -> Conversation:
+    """Close a conversation and return it as it now stands.
+
+    One that has ended stays as it is, and one whose deadline is reached at ``now`` gets the status that its deadline
+    names, as if a sweep had been on time.
+
+    Raises ConversationNotFoundError, NaiveDatetimeError.
+    """
+    now = require_aware(now, "now")
+    closing = Transition(
+        status=status_at(now, status_literal(ConversationStatus.CLOSED)), cause=EventCause.CLOSE, moment=now
+    )
+    apply_transition(session.connection(), closing, where=_c.conv_id == conv_id)
+    return get_conversation(session, conv_id=conv_id)
+
+
+def get_conversation(session: Session, *, conv_id: uuid.UUID) -> Conversation:
+    """Return a conversation as the database has it.
+
+    Raises ConversationNotFoundError.
+    """
+    statement = select(Conversation).where(_c.conv_id == conv_id)
+    conversation = session.scalars(statement, execution_options={"populate_existing": True}).one_or_none()
+    if conversation is None:
+        raise ConversationNotFoundError(f"no conversation with id {conv_id}")
+    return conversation
+
+
+def find_active_conversation(session: Session, *, session_key: str) -> Conversation | None:
+    """Return the active conversation on ``session_key``, None when there is none."""
+    statement = select(Conversation).where(active, _c.session_key == session_key)
+    return session.scalars(statement, execution_options={"populate_existing": True}).one_or_none()
+
+
+def list_active_conversations(
+    session: Session,
+    *,
+    owner_id: str,
+    limit: int = 100,
+    after: Conversation | None = None,
+) -> list[Conversation]:
+    """Return a page of an owner's active conversations, oldest first; ``after`` is the last one of the page before."""
+    statement = select(Conversation).where(active, _c.owner_id == owner_id)
+    if after is not None:
+        statement = statement.where(tuple_(_c.created_at, _c.conv_id) > (after.created_at, after.conv_id))
+    statement = statement.order_by(_c.created_at, _c.conv_id).limit(limit)
+    return list(session.scalars(statement, execution_options={"populate_existing": True}))
+
+
+def list_events(session: Session, *, conv_id: uuid.UUID) -> list[ConversationEvent]:
+    """Return the changes of status of a conversation, first to last."""
+    statement = select(ConversationEvent).where(col(ConversationEvent.conv_id) == conv_id)
+    return list(session.scalars(statement.order_by(col(ConversationEvent.event_id))))
+
+
+_OPENING = {"owner_id", "user_id", "channel", "from_number", "to_number", "session_key"}
+
+
+def _open_or_resume(session: Session, opening: dict[str, Any], now: datetime, timeouts: Timeouts) -> Activity:
+    row = opening | {
+        "conv_id": uuid.uuid4(),
+        "status": ConversationStatus.PENDING,
+        "created_at": now,
+        "updated_at": now,
+        "idle_at": _instant_after(now, timeouts.idle),
+        "expires_at": _instant_after(now, timeouts.expiry),
+    }
+    statement = _upsert(session.connection().dialect.name)
+    conversation = _one_conversation(session, statement, row)
+    if conversation is None:
+        # There is an active one, which the statement has locked, but it is pending or past its deadline.
+        _settle(session, row["session_key"], now)
+        conversation = _one_conversation(session, statement, row)
+        if conversation is None:
+            raise RuntimeError(f"session key {row['session_key']!r}: changed while its row was locked")
+    return Activity(conversation, opened=conversation.conv_id == row["conv_id"])
+
+
+def _settle(session: Session, session_key: str, now: datetime) -> None:
+    """Move the active conversation on a key on, because a message came: out of ``pending``, or to its end."""
+    arrival = Transition(
+        status=status_at(now, status_literal(ConversationStatus.PROGRESS)), cause=EventCause.ACTIVITY, moment=now
+    )
+    unsettled = or_(_c.status == status_literal(ConversationStatus.PENDING), overdue(now))
+    apply_transition(session.connection(), arrival, where=(_c.session_key == session_key) & unsettled)
+
+
+@cache
+def _upsert(dialect: str) -> Insert:
+    """Insert a conversation, or record activity on the one in progress on its key; neither when that is unsettled.
+
+    One round trip for nearly every message. It waits for a sweep that holds the row, then sees what that did.
+    """
+    new = (sqlite.insert if dialect == "sqlite" else postgresql.insert)(conversations)
+    arriving = new.excluded
+    later = arriving.updated_at >= _c.updated_at
+    return new.on_conflict_do_update(
+        index_elements=[_c.session_key],
+        index_where=text(ACTIVE_SQL),
+        set_={
+            "updated_at": case((later, arriving.updated_at), else_=_c.updated_at),
+            "idle_at": case((later, arriving.idle_at), else_=_c.idle_at),
+        },
+        where=_in_progress(arriving.updated_at),
+    ).returning(conversations)
+
+
+@cache
+def _touch_by_id() -> Update:
+    """Record activity on the conversation of an id, if it is in progress."""
+    return _touch(_c.conv_id == bindparam("key", type_=_c.conv_id.type))
+
+
+@cache
+def _touch_by_session_key() -> Update:
+    """Record activity on the conversation of a session key, if one is in progress."""
+    return _touch(_c.session_key == bindparam("key", type_=_c.session_key.type))
+
+
+def _touch(which: ColumnElement[bool]) -> Update:
+    updated_at = bindparam("new_updated_at", type_=_c.updated_at.type)
+    idle_at = bindparam("new_idle_at", type_=_c.idle_at.type)
+    later = updated_at >= _c.updated_at
+    return (
+        update(conversations)
+        .where(which, _in_progress(updated_at))
+        .values(
+            updated_at=case((later, updated_at), else_=_c.updated_at),
+            idle_at=case((later, idle_at), else_=_c.idle_at),
+        )
+        .returning(conversations)
+    )
+
+
+def _in_progress(now: ColumnElement[datetime]) -> ColumnElement[bool]:
+    """Return the predicate: no status changes when a message comes at ``now``, only the activity moves."""
+    return ongoing(now) & (_c.status == status_literal(ConversationStatus.PROGRESS))
+
+
+def _one_conversation(session: Session, statement: Insert | Update, parameters: dict[str, Any]) -> Conversation | None:
+    returned = select(Conversation).from_statement(statement)
+    return session.scalars(returned, parameters, execution_options={"populate_existing": True}).one_or_none()
+
+
+def _instant_after(now: datetime, timeout: timedelta) -> datetime:
+    try:
+        return now + timeout
+    except OverflowError:
+        raise InvalidValueError(
+            f"now: {now.isoformat()} leaves no room for a deadline; give a time before 9989"
+        ) from None
+
+
+def _valid_text(name: str, value: str, longest: int = LONGEST_TEXT) -> str:
+    if not isinstance(value, str) or not value or len(value) > longest:
+        raise InvalidValueError(f"{name}: {_shown(value)} is not valid; give a text of 1 to {longest} characters")
+    if "\0" in value or (not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value)):
+        raise InvalidValueError(f"{name}: {_shown(value)} has a character that no database stores (NUL or a surrogate)")
+    return value
+
+
+def _valid_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
+    plain = dict(metadata or {})
+    try:
+        written = json.dumps(plain, allow_nan=False, ensure_ascii=False)
+        written.encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidValueError(f"metadata: it cannot be stored as JSON ({error}); give plain JSON values") from None
+    if "\\u0000" in written:
+        raise InvalidValueError("metadata: it has a NUL character, which PostgreSQL does not store; take it out")
+    return plain
+
+
+def _shown(value: object) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 80 else f"{shown[:60]}... ({len(shown)} characters)"  # noqa: PLR2004 - a line

@@ -1,0 +1,116 @@
+"""Engines, sessions and the one clock: the database's."""
+
+import sqlite3
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, func, inspect, make_url, select, type_coerce
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
+from sqlmodel import Session
+
+from models.columns import UtcDateTime
+from services.errors import DatabaseNotMigratedError, DatabaseUnavailableError, InvalidValueError
+
+#: How long a statement on SQLite waits for the one writer before it fails, in seconds.
+SQLITE_BUSY_TIMEOUT = 15.0
+#: How long to wait for PostgreSQL to answer a new connection, in seconds.
+CONNECT_TIMEOUT = 5
+#: The first SQLite with what the statements use: RETURNING, UPDATE ... FROM, generated columns.
+OLDEST_SQLITE = (3, 35)
+
+_DRIVERS = {"postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg", "sqlite": "sqlite"}
+
+
+def parse_database_url(value: str) -> URL:
+    """Return the URL with the driver that Adjourn uses: psycopg for any ``postgres…://``, sqlite3 for ``sqlite://``.
+
+    Raises InvalidValueError when it is not a URL or of another database. The text never shows a password.
+    """
+    try:
+        url = make_url(value)
+    except ArgumentError:
+        raise InvalidValueError(
+            "it is not a database URL; write it like postgresql://user:password@host/name or sqlite:///path"
+        ) from None
+    driver = _DRIVERS.get(url.drivername.split("+")[0])
+    if driver is None:
+        raise InvalidValueError(f"{url.drivername!r} is not supported; use postgresql://… or sqlite:///path")
+    return url.set(drivername=driver)
+
+
+def create_database_engine(url: URL | str, **options: Any) -> Engine:
+    """Return an engine for ``url`` as Adjourn needs it; nothing is connected yet.
+
+    Do not carry it across a fork: make one in each process. Reading only on SQLite does not take the write lock
+    when the connection has ``execution_options(read_only=True)``.
+    """
+    url = parse_database_url(url) if isinstance(url, str) else url
+    if url.get_backend_name() == "sqlite":
+        engine = create_engine(url, connect_args={"timeout": SQLITE_BUSY_TIMEOUT}, **options)
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
+    return create_engine(
+        url,
+        # The statements re-check each row that they waited for, as READ COMMITTED does; a stricter level would fail.
+        isolation_level="READ COMMITTED",
+        connect_args={"connect_timeout": CONNECT_TIMEOUT, "application_name": "adjourn"},
+        pool_pre_ping=True,
+        **options,
+    )
+
+
+def open_session(engine: Engine) -> Session:
+    """Return a session whose objects stay readable after the commit."""
+    return Session(engine, expire_on_commit=False)
+
+
+def current_time(connection: Connection) -> datetime:
+    """Return the database's time, UTC: the one clock of all processes. One round trip."""
+    on_sqlite = connection.dialect.name == "sqlite"
+    clock = func.strftime("%Y-%m-%d %H:%M:%f", "now") if on_sqlite else func.clock_timestamp()
+    return connection.execute(select(type_coerce(clock, UtcDateTime))).scalar_one()
+
+
+def check_database(engine: Engine) -> None:
+    """Return when the database answers and has the tables of this version.
+
+    Raises DatabaseUnavailableError or DatabaseNotMigratedError, each in one line.
+    """
+    from services.migrations import head_revision, installed_revision  # noqa: PLC0415 - Alembic is slow to import
+
+    shown = engine.url.render_as_string(hide_password=True)
+    try:
+        with engine.connect().execution_options(read_only=True) as connection:
+            tables = set(inspect(connection).get_table_names())
+            installed = installed_revision(connection)
+    except DBAPIError as error:
+        raise DatabaseUnavailableError(f"cannot use the database at {shown}: {first_line(error)}") from None
+    if installed is None or not {"conversations", "conversation_events"} <= tables:
+        raise DatabaseNotMigratedError(f"the database at {shown} has no Adjourn tables; run: adjourn migrate")
+    if installed != head_revision():
+        raise DatabaseNotMigratedError(
+            f"the database at {shown} is at revision {installed}, this version needs {head_revision()}; "
+            "run: adjourn migrate"
+        )
+
+
+def first_line(error: DBAPIError) -> str:
+    """Return what the database said, without SQLAlchemy's statement and parameters around it."""
+    return (str(error.orig).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
+    if sqlite3.sqlite_version_info < OLDEST_SQLITE:
+        raise OperationalError(
+            "connect", {}, sqlite3.OperationalError(f"SQLite {sqlite3.sqlite_version} is too old; 3.35 is needed")
+        )
+    # The driver's own BEGIN is deferred and late: two writers that had read first would fail instead of waiting.
+    connection.isolation_level = None
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = NORMAL")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    read_only = connection.get_execution_options().get("read_only", False)
+    connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")

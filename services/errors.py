@@ -1,0 +1,57 @@
+"""What the services raise at their edges, each class saying when; the root is ``models.errors.AdjournError``."""
+
+import re
+from typing import Self
+
+from models.errors import AdjournError, InvalidValueError, NaiveDatetimeError
+
+__all__ = [
+    "AdjournError",
+    "ConversationNotFoundError",
+    "DataDirectoryError",
+    "DatabaseNotMigratedError",
+    "DatabaseUnavailableError",
+    "HistoryError",
+    "InvalidValueError",
+    "NaiveDatetimeError",
+    "RedisUnavailableError",
+    "SettingsError",
+]
+
+
+def without_password(url: str) -> str:
+    """Return ``url`` fit to be shown."""
+    return re.sub(r"://[^@/]*@", "://***@", url)
+
+
+class ConversationNotFoundError(AdjournError, LookupError):
+    """No conversation has the id or the session key that was given."""
+
+
+class SettingsError(AdjournError):
+    """A setting makes no sense; the text names the variable, the value and what would be right."""
+
+
+class DatabaseUnavailableError(AdjournError):
+    """The database cannot be reached or does not let us in."""
+
+
+class DatabaseNotMigratedError(AdjournError):
+    """The database's tables are missing or of another version; ``adjourn migrate`` makes them."""
+
+
+class RedisUnavailableError(AdjournError):
+    """Redis cannot be reached, or no redis-server could be started."""
+
+    @classmethod
+    def at(cls, url: str, error: Exception) -> Self:
+        """Return the error of not reaching ``url``, whose password is not shown."""
+        return cls(f"cannot use Redis at {without_password(url)}: {error}")
+
+
+class DataDirectoryError(AdjournError):
+    """The data directory cannot be used: not writable, or another run holds it."""
+
+
+class HistoryError(AdjournError):
+    """A message history cannot be read; the text names the line, the column and the value."""

@@ -1,0 +1,85 @@
+"""Logs: one line an event, for people (``console``) or machines (``json``), whoever writes it.
+
+Adjourn's own lines and those of dramatiq, Periodiq and SQLAlchemy go through the same format, on standard error.
+"""
+
+import logging
+import sys
+from typing import Any, Literal, TextIO
+
+import structlog
+from structlog.typing import Processor
+
+_SHARED: list[Processor] = [
+    structlog.contextvars.merge_contextvars,
+    structlog.stdlib.add_log_level,
+    structlog.stdlib.add_logger_name,
+    structlog.stdlib.ExtraAdder(),
+    structlog.processors.TimeStamper(fmt="iso", utc=True),
+    structlog.processors.StackInfoRenderer(),
+    structlog.processors.CallsiteParameterAdder([structlog.processors.CallsiteParameter.PROCESS]),
+]
+
+
+def configure_logging(
+    *,
+    level: str = "INFO",
+    style: Literal["json", "console"] = "console",
+    stream: TextIO | None = None,
+) -> None:
+    """Send every log line of this process to ``stream`` (standard error) in one format; may be called again."""
+    stream = stream or sys.stderr
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=_SHARED,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_renderers(style, stream)],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    # Says at info which of its own parts it loads.
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("periodiq").addFilter(_quiet_ticks)
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *_SHARED,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=False,
+    )
+
+
+def get_logger(name: str) -> structlog.stdlib.BoundLogger:
+    """Return the logger of a module: ``log.info("event", key=value)``."""
+    logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger(name)
+    return logger
+
+
+def _quiet_ticks(record: logging.LogRecord) -> bool:
+    """Keep Periodiq's line a tick for debugging: info is for what changed."""
+    if str(record.msg).startswith(("Scheduling ", "Processing ")):
+        record.levelno, record.levelname = logging.DEBUG, "DEBUG"
+        return logging.getLogger().isEnabledFor(logging.DEBUG)
+    return True
+
+
+def _renderers(style: str, stream: TextIO) -> list[Processor]:
+    if style == "json":
+        return [
+            structlog.processors.format_exc_info,
+            structlog.processors.EventRenamer("message"),
+            structlog.processors.JSONRenderer(default=_plain),
+        ]
+    colors = getattr(stream, "isatty", lambda: False)()
+    return [
+        structlog.dev.ConsoleRenderer(colors=colors, pad_event_to=32, exception_formatter=structlog.dev.plain_traceback)
+    ]
+
+
+def _plain(value: Any) -> str:
+    return str(value)

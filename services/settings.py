@@ -1,0 +1,147 @@
+"""The settings: environment variables, read once, each checked when the process starts."""
+
+from datetime import timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+from sqlalchemy import URL
+
+from services.database import parse_database_url
+from services.errors import InvalidValueError, SettingsError
+from services.schedules import Cron, Every, Schedule
+from services.sweeps import DEFAULT_BATCH_SIZE, LARGEST_BATCH_SIZE, Task
+from services.timeouts import Timeouts, parse_duration
+
+
+def _duration(value: Any) -> timedelta:
+    return value if isinstance(value, timedelta) else parse_duration(str(value))
+
+
+Duration = Annotated[timedelta, BeforeValidator(_duration)]
+#: How the variables and fields of a task begin.
+_FIELDS = {Task.IDLE: "idle", Task.EXPIRED: "expired"}
+
+
+class Settings(BaseSettings):
+    """What the environment says. Build it with ``load_settings``, whose error is one line.
+
+    A variable that is set and empty counts as not set.
+    """
+
+    model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", frozen=True, populate_by_name=True)
+
+    #: Where conversations are kept; SQLite in the data directory when not set.
+    database_url: str | None = Field(default=None, alias="DATABASE_URL")
+    #: The broker; ``adjourn run`` starts a private one when not set.
+    redis_url: str | None = Field(default=None, alias="REDIS_URL")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = Field(default="INFO", alias="LOG_LEVEL")
+    log_format: Literal["json", "console"] = Field(default="console", alias="LOG_FORMAT")
+    #: Where the embedded default keeps its files.
+    data_dir: Path = Field(default=Path(".adjourn"), alias="ADJOURN_DATA_DIR")
+
+    #: From one sweep to the next; whole seconds, because Periodiq wakes up on whole seconds.
+    interval: Duration = Field(default=timedelta(seconds=60), alias="BACKGROUND_TASK_INTERVAL")
+    #: Conversations ended in one transaction.
+    batch_size: int = Field(default=DEFAULT_BATCH_SIZE, ge=1, le=LARGEST_BATCH_SIZE, alias="BACKGROUND_TASK_BATCH_SIZE")
+    #: How long one run of a sweep may go on starting batches.
+    time_budget: Duration = Field(default=timedelta(seconds=30), alias="BACKGROUND_TASK_TIME_BUDGET")
+    enable_metrics: bool = Field(default=True, alias="BACKGROUND_TASK_ENABLE_METRICS")
+    #: Idle timeout of the conversations that ``timeouts`` opens.
+    idle_timeout: Duration = Field(default=timedelta(minutes=30), alias="BACKGROUND_TASK_IDLE_TIMEOUT")
+    #: How long those may last at all.
+    expire_after: Duration = Field(default=timedelta(hours=24), alias="BACKGROUND_TASK_EXPIRE_AFTER")
+
+    idle_enabled: bool = Field(default=True, alias="BACKGROUND_TASK_IDLE_ENABLED")
+    #: The task runs every so many intervals.
+    idle_interval_multiplier: int = Field(default=1, ge=1, le=100_000, alias="BACKGROUND_TASK_IDLE_INTERVAL_MULTIPLIER")
+    #: A cron line, which then counts instead of the interval; ``TZ=Europe/Paris 0 3 * * *`` names a time zone.
+    idle_schedule: str | None = Field(default=None, alias="BACKGROUND_TASK_IDLE_SCHEDULE")
+    expired_enabled: bool = Field(default=True, alias="BACKGROUND_TASK_EXPIRED_ENABLED")
+    expired_interval_multiplier: int = Field(
+        default=1, ge=1, le=100_000, alias="BACKGROUND_TASK_EXPIRED_INTERVAL_MULTIPLIER"
+    )
+    expired_schedule: str | None = Field(default=None, alias="BACKGROUND_TASK_EXPIRED_SCHEDULE")
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _upper(cls, value: Any) -> Any:
+        return value.upper() if isinstance(value, str) else value
+
+    @field_validator("log_format", mode="before")
+    @classmethod
+    def _lower(cls, value: Any) -> Any:
+        return value.lower() if isinstance(value, str) else value
+
+    @field_validator("database_url")
+    @classmethod
+    def _known_database(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_database_url(value)
+        return value
+
+    @field_validator("redis_url")
+    @classmethod
+    def _known_broker(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("redis://", "rediss://", "unix://")):
+            raise InvalidValueError(
+                "it is not a Redis URL; write it like redis://host:6379/0, rediss://… or unix:///path"
+            )
+        return value
+
+    @field_validator("idle_schedule", "expired_schedule")
+    @classmethod
+    def _known_cron(cls, value: str | None) -> str | None:
+        if value is not None:
+            Cron.parse(value)
+        return value
+
+    @cached_property
+    def timeouts(self) -> Timeouts:
+        """The timeouts to open conversations with."""
+        return Timeouts(idle=self.idle_timeout, expiry=self.expire_after)
+
+    @cached_property
+    def database(self) -> URL:
+        """The database to use; the embedded one when none is set."""
+        if self.database_url is not None:
+            return parse_database_url(self.database_url)
+        return URL.create("sqlite", database=str(self.data_dir.expanduser().absolute() / "adjourn.db"))
+
+    @cached_property
+    def broker_url(self) -> str:
+        """The Redis to use; the one on this machine when none is set."""
+        return self.redis_url or "redis://127.0.0.1:6379/0"
+
+    def is_enabled(self, task: Task) -> bool:
+        """Whether ``task`` is scheduled at all."""
+        return bool(getattr(self, f"{_FIELDS[task]}_enabled"))
+
+    def schedule(self, task: Task) -> Schedule:
+        """Return when ``task`` runs."""
+        name = _FIELDS[task]
+        cron = getattr(self, f"{name}_schedule")
+        if cron is not None:
+            return Cron.parse(cron)
+        return Every(seconds=int(self.interval.total_seconds()) * getattr(self, f"{name}_interval_multiplier"))
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Return the settings of the environment, with ``overrides`` by variable name.
+
+    Raises SettingsError: one line that names the variable, the value and what would be right.
+    """
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        raise SettingsError("; ".join(_one_line(dict(problem)) for problem in error.errors())) from None
+
+
+def _one_line(problem: dict[str, Any]) -> str:
+    variable = ".".join(str(part) for part in problem["loc"])
+    reason = problem["ctx"].get("error", problem["msg"]) if "ctx" in problem else problem["msg"]
+    # A URL may carry a password.
+    value = "" if variable.endswith("_URL") else f"={problem['input']!r}"
+    return f"{variable}{value}: {reason}"

