@@ -13,8 +13,9 @@ from datetime import datetime, timedelta
 from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Insert, Update, bindparam, case, or_, select, text, tuple_, update
+from sqlalchemy import ColumnElement, bindparam, case, or_, select, text, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.sql.selectable import ExecutableReturnsRows
 from sqlmodel import Session, col
 
 from models.columns import require_aware
@@ -39,6 +40,9 @@ LONGEST_TEXT = 255
 LONGEST_SESSION_KEY = 1_024
 
 _c = conversations.c
+
+#: A statement that changes a conversation and returns it.
+Returning = ExecutableReturnsRows
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +221,7 @@ def _settle(session: Session, session_key: str, now: datetime) -> None:
 
 
 @cache
-def _upsert(dialect: str) -> Insert:
+def _upsert(dialect: str) -> Returning:
     """Insert a conversation, or record activity on the one in progress on its key; neither when that is unsettled.
 
     One round trip for nearly every message. It waits for a sweep that holds the row, then sees what that did.
@@ -225,7 +229,7 @@ def _upsert(dialect: str) -> Insert:
     new = (sqlite.insert if dialect == "sqlite" else postgresql.insert)(conversations)
     arriving = new.excluded
     later = arriving.updated_at >= _c.updated_at
-    return new.on_conflict_do_update(
+    upsert = new.on_conflict_do_update(
         index_elements=[_c.session_key],
         index_where=text(ACTIVE_SQL),
         set_={
@@ -233,34 +237,35 @@ def _upsert(dialect: str) -> Insert:
             "idle_at": case((later, arriving.idle_at), else_=_c.idle_at),
         },
         where=_in_progress(arriving.updated_at),
-    ).returning(conversations)
+    )
+    return select(Conversation).from_statement(upsert.returning(conversations))
 
 
 @cache
-def _touch_by_id() -> Update:
+def _touch_by_id() -> Returning:
     """Record activity on the conversation of an id, if it is in progress."""
     return _touch(_c.conv_id == bindparam("key", type_=_c.conv_id.type))
 
 
 @cache
-def _touch_by_session_key() -> Update:
+def _touch_by_session_key() -> Returning:
     """Record activity on the conversation of a session key, if one is in progress."""
     return _touch(_c.session_key == bindparam("key", type_=_c.session_key.type))
 
 
-def _touch(which: ColumnElement[bool]) -> Update:
+def _touch(which: ColumnElement[bool]) -> Returning:
     updated_at = bindparam("new_updated_at", type_=_c.updated_at.type)
     idle_at = bindparam("new_idle_at", type_=_c.idle_at.type)
     later = updated_at >= _c.updated_at
-    return (
+    touch = (
         update(conversations)
         .where(which, _in_progress(updated_at))
         .values(
             updated_at=case((later, updated_at), else_=_c.updated_at),
             idle_at=case((later, idle_at), else_=_c.idle_at),
         )
-        .returning(conversations)
     )
+    return select(Conversation).from_statement(touch.returning(conversations))
 
 
 def _in_progress(now: ColumnElement[datetime]) -> ColumnElement[bool]:
@@ -268,9 +273,8 @@ def _in_progress(now: ColumnElement[datetime]) -> ColumnElement[bool]:
     return ongoing(now) & (_c.status == status_literal(ConversationStatus.PROGRESS))
 
 
-def _one_conversation(session: Session, statement: Insert | Update, parameters: dict[str, Any]) -> Conversation | None:
-    returned = select(Conversation).from_statement(statement)
-    return session.scalars(returned, parameters, execution_options={"populate_existing": True}).one_or_none()
+def _one_conversation(session: Session, statement: Returning, parameters: dict[str, Any]) -> Conversation | None:
+    return session.scalars(statement, parameters, execution_options={"populate_existing": True}).one_or_none()
 
 
 def _instant_after(now: datetime, timeout: timedelta) -> datetime:
