@@ -7,9 +7,8 @@ from dramatiq.middleware import Middleware, default_middleware
 from dramatiq.middleware.prometheus import Prometheus
 
 from actors.settings import settings
-from actors.startup import StartupCheck
+from actors.startup import WorkerStart
 from actors.ticks import TickMiddleware, is_tick
-from services.errors import RedisUnavailableError
 from services.logs import configure_logging, get_logger
 
 log = get_logger(__name__)
@@ -19,10 +18,8 @@ class TickBroker(RedisBroker):
     """A RedisBroker whose ticks do not take the scheduler down with them.
 
     Periodiq ends when an enqueue fails. A tick that cannot be enqueued is lost instead, and said to be: the next one
-    makes up for it. Only when Redis has not answered at all since the start does the process end, with one line.
+    makes up for it.
     """
-
-    _answered = False
 
     def enqueue(self, message: dramatiq.Message[None], *, delay: int | None = None) -> dramatiq.Message[None]:
         """Enqueue a message as RedisBroker does; a tick in vain is logged, not raised."""
@@ -31,11 +28,8 @@ class TickBroker(RedisBroker):
         except (redis.ConnectionError, redis.TimeoutError) as error:
             if not is_tick(message):
                 raise
-            if not self._answered:
-                raise SystemExit(f"adjourn: {RedisUnavailableError.at(settings.broker_url, error)}") from None
             log.error("tick lost", actor=message.actor_name, reason=str(error))  # noqa: TRY400 - the reason says all
             return message
-        self._answered = True
         return enqueued
 
 
@@ -44,7 +38,7 @@ def create_broker() -> TickBroker:
     middleware: list[Middleware] = [make() for make in default_middleware]
     if settings.enable_metrics:
         middleware.insert(0, Prometheus())
-    return TickBroker(url=settings.broker_url, middleware=[*middleware, TickMiddleware(), StartupCheck(settings)])
+    return TickBroker(url=settings.broker_url, middleware=[*middleware, TickMiddleware(), WorkerStart()])
 
 
 configure_logging(level=settings.log_level, style=settings.log_format)

@@ -7,6 +7,7 @@ import dramatiq
 from actors.broker import broker
 from actors.engine import get_engine
 from actors.settings import settings
+from actors.startup import Scheduled
 from services.cycle import run_task
 from services.sweeps import Task
 
@@ -25,7 +26,7 @@ def _sweep(task: Task) -> dict[str, Any]:
         "time_limit": int((settings.time_budget.total_seconds() + GRACE) * 1000),
     }
     if settings.is_enabled(task):
-        options["periodic"] = settings.schedule(task)
+        options["periodic"] = Scheduled(settings.schedule(task))
     return options
 
 

@@ -1,28 +1,68 @@
-"""What a worker checks before it takes work, so that a wrong address is one line and not a stream of errors."""
+"""What a command checks before it works, so that a wrong address is one line and not a stream of errors."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
 
 import dramatiq
-from dramatiq.brokers.redis import RedisBroker
 from dramatiq.middleware import Middleware
 
 from actors.engine import get_engine
+from actors.settings import settings
 from services.database import check_database
 from services.errors import AdjournError
 from services.redis_server import check_redis
-from services.settings import Settings
+from services.schedules import Schedule
 
 
-class StartupCheck(Middleware):
-    """End a worker that cannot reach Redis or the database, or finds the database not migrated."""
+class WorkerStart(Middleware):
+    """End a worker that cannot reach Redis or the database, or finds the database not migrated.
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    dramatiq stops the whole command when one of its processes ends.
+    """
 
     def before_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
-        """Check both; dramatiq stops the whole command when one of its processes ends."""
-        del worker
-        try:
-            if isinstance(broker, RedisBroker):
-                check_redis(self._settings.broker_url)
-            check_database(get_engine())
-        except AdjournError as error:
-            raise SystemExit(f"adjourn: {error}") from None
+        """Check both."""
+        del broker, worker
+        _end_unless(lambda: check_redis(settings.broker_url))
+        _end_unless(lambda: check_database(get_engine()))
+
+
+@cache
+def start_scheduler() -> None:
+    """End a scheduler that cannot reach Redis; once a process."""
+    _end_unless(lambda: check_redis(settings.broker_url))
+
+
+@dataclass
+class Scheduled(Schedule):
+    """A schedule as Periodiq has it: with the start of the scheduler's process behind the first question.
+
+    Periodiq boots no middleware, but only its process asks a schedule anything.
+    """
+
+    schedule: Schedule
+
+    def validate(self, date: datetime) -> bool:
+        """Start the scheduler when that has not been done, then answer."""
+        start_scheduler()
+        return super().validate(date)
+
+    def slot_at(self, instant: datetime) -> datetime | None:
+        """Return the latest slot at or before ``instant``."""
+        return self.schedule.slot_at(instant)
+
+    def slot_after(self, instant: datetime) -> datetime:
+        """Return the first slot after ``instant``."""
+        return self.schedule.slot_after(instant)
+
+    def __str__(self) -> str:
+        return str(self.schedule)
+
+
+def _end_unless(check: Callable[[], None]) -> None:
+    try:
+        check()
+    except AdjournError as error:
+        raise SystemExit(f"adjourn: {error}") from None

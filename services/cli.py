@@ -3,7 +3,8 @@
 # ruff: noqa: PLC0415 - see above
 
 import sys
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Literal
 
 import typer
 
@@ -22,6 +23,24 @@ def _commands() -> None:
 
 
 @app.command()
+def run(
+    *,
+    once: Annotated[bool, typer.Option("--once", help="One cycle in this process, without Redis.")] = False,
+    batch_size: Annotated[str | None, typer.Option(help="Conversations ended in one transaction.")] = None,
+    interval: Annotated[str | None, typer.Option(help="From one sweep to the next: 10, 90s, 5m.")] = None,
+) -> None:
+    """Run scheduler and worker on this machine; SQLite and a private Redis unless the environment names others."""
+    from services.run import run_once, run_until_stopped
+
+    given = {"BACKGROUND_TASK_BATCH_SIZE": batch_size, "BACKGROUND_TASK_INTERVAL": interval}
+    overrides = {variable: value for variable, value in given.items() if value is not None}
+    if once:
+        run_once(overrides)
+    else:
+        run_until_stopped(overrides)
+
+
+@app.command()
 def migrate(
     revision: Annotated[str, typer.Argument(help="Where to go; 'base' removes all tables.")] = "head",
     *,
@@ -29,13 +48,51 @@ def migrate(
 ) -> None:
     """Make or update the tables in DATABASE_URL."""
     from services import migrations
-    from services.database import create_database_engine
+    from services.data_directory import prepare_data_directory
+    from services.database import check_reachable, create_database_engine, shown_url
     from services.settings import load_settings
 
-    database = load_settings().database
-    migrate_to = migrations.downgrade if down else migrations.upgrade
-    migrate_to(create_database_engine(database), revision)
-    typer.echo(f"{database.render_as_string(hide_password=True)} is at {revision}")
+    settings = load_settings()
+    if settings.database_url is None:
+        prepare_data_directory(settings.data_dir)
+    engine = create_database_engine(settings.database)
+    check_reachable(engine)
+    (migrations.downgrade if down else migrations.upgrade)(engine, revision)
+    typer.echo(f"{shown_url(engine)} is at {revision}")
+
+
+@app.command()
+def simulate(
+    history: Annotated[
+        Path, typer.Argument(help="CSV, plain or .gz, with the columns at and session_key; - is standard input.")
+    ],
+    *,
+    idle_timeout: Annotated[
+        list[str], typer.Option(help="End when nobody wrote for so long; give several to compare them.")
+    ] = ["30m"],  # noqa: B006 - typer's own, and never changed
+    expire_after: Annotated[str, typer.Option(help="End so long after the opening.")] = "24h",
+    output: Annotated[Literal["table", "json", "jsonl"], typer.Option("--format", help="How to print.")] = "table",
+    database: Annotated[
+        str | None, typer.Option(help="Replay in a schema or SQLite file of its own there, not in a temporary file.")
+    ] = None,
+) -> None:
+    """Replay a message history on a simulated clock, to see what timeouts would have done to it."""
+    from services.simulation_report import print_simulation
+
+    print_simulation(history, idle_timeouts=idle_timeout, expire_after=expire_after, output=output, database=database)
+
+
+@app.command()
+def demo(
+    *,
+    seconds: Annotated[int, typer.Option(min=10, max=3600, help="How long to go on.")] = 60,
+    seed: Annotated[int, typer.Option(help="The same seed brings the same customers.")] = 1,
+) -> None:
+    """Watch real actors close and expire made-up conversations, on a stack that is gone afterwards."""
+    from services.demo.command import run_demo_on_a_stack
+
+    if not run_demo_on_a_stack(seconds=seconds, seed=seed):
+        sys.exit(1)
 
 
 def main() -> None:

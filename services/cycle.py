@@ -3,7 +3,7 @@
 from sqlalchemy import Engine
 
 from services import sweeps
-from services.database import current_time
+from services.database import current_time, reading
 from services.logs import get_logger
 from services.settings import Settings
 from services.sweeps import Sweep, Task
@@ -18,7 +18,7 @@ _SWEEPS = {
 
 def run_task(task: Task, engine: Engine, settings: Settings) -> Sweep:
     """Sweep once for ``task``, now, and log what it did: at info only when something changed."""
-    with engine.connect().execution_options(read_only=True) as connection:
+    with reading(engine) as connection:
         now = current_time(connection)
     sweep = _SWEEPS[task](engine, now=now, batch_size=settings.batch_size, time_budget=settings.time_budget)
     (log.info if sweep.count else log.debug)(

@@ -1,6 +1,8 @@
 """Engines, sessions and the one clock: the database's."""
 
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
@@ -41,8 +43,7 @@ def parse_database_url(value: str) -> URL:
 def create_database_engine(url: URL | str, **options: Any) -> Engine:
     """Return an engine for ``url`` as Adjourn needs it; nothing is connected yet.
 
-    Do not carry it across a fork: make one in each process. Reading only on SQLite does not take the write lock
-    when the connection has ``execution_options(read_only=True)``.
+    Do not carry it across a fork: make one in each process.
     """
     url = parse_database_url(url) if isinstance(url, str) else url
     if url.get_backend_name() == "sqlite":
@@ -72,6 +73,28 @@ def current_time(connection: Connection) -> datetime:
     return connection.execute(select(type_coerce(clock, UtcDateTime))).scalar_one()
 
 
+@contextmanager
+def reading(engine: Engine) -> Iterator[Connection]:
+    """Yield a connection for reading only, which on SQLite does not wait for the writer."""
+    with engine.connect().execution_options(read_only=True) as connection:
+        yield connection
+
+
+def check_reachable(engine: Engine) -> None:
+    """Return when the database answers.
+
+    Raises DatabaseUnavailableError.
+    """
+    try:
+        with reading(engine) as connection:
+            connection.execute(select(1))
+    except DBAPIError as error:
+        hint = "; adjourn migrate makes the embedded one" if engine.dialect.name == "sqlite" else ""
+        raise DatabaseUnavailableError(
+            f"cannot use the database at {shown_url(engine)}: {first_line(error)}{hint}"
+        ) from None
+
+
 def check_database(engine: Engine) -> None:
     """Return when the database answers and has the tables of this version.
 
@@ -79,13 +102,11 @@ def check_database(engine: Engine) -> None:
     """
     from services.migrations import head_revision, installed_revision  # noqa: PLC0415 - Alembic is slow to import
 
-    shown = engine.url.render_as_string(hide_password=True)
-    try:
-        with engine.connect().execution_options(read_only=True) as connection:
-            tables = set(inspect(connection).get_table_names())
-            installed = installed_revision(connection)
-    except DBAPIError as error:
-        raise DatabaseUnavailableError(f"cannot use the database at {shown}: {first_line(error)}") from None
+    check_reachable(engine)
+    shown = shown_url(engine)
+    with reading(engine) as connection:
+        tables = set(inspect(connection).get_table_names())
+        installed = installed_revision(connection)
     if installed is None or not {"conversations", "conversation_events"} <= tables:
         raise DatabaseNotMigratedError(f"the database at {shown} has no Adjourn tables; run: adjourn migrate")
     if installed != head_revision():
@@ -93,6 +114,11 @@ def check_database(engine: Engine) -> None:
             f"the database at {shown} is at revision {installed}, this version needs {head_revision()}; "
             "run: adjourn migrate"
         )
+
+
+def shown_url(engine: Engine) -> str:
+    """Return the database's URL without its password."""
+    return engine.url.render_as_string(hide_password=True)
 
 
 def first_line(error: DBAPIError) -> str:

@@ -4,6 +4,7 @@ Adjourn's own lines and those of dramatiq, Periodiq and SQLAlchemy go through th
 """
 
 import logging
+import os
 import sys
 from typing import Any, Literal, TextIO
 
@@ -75,7 +76,7 @@ def _renderers(style: str, stream: TextIO) -> list[Processor]:
             structlog.processors.EventRenamer("message"),
             structlog.processors.JSONRenderer(default=_plain),
         ]
-    colors = getattr(stream, "isatty", lambda: False)()
+    colors = bool(getattr(stream, "isatty", bool)() or os.environ.get("FORCE_COLOR")) and not os.environ.get("NO_COLOR")
     return [
         structlog.dev.ConsoleRenderer(colors=colors, pad_event_to=32, exception_formatter=structlog.dev.plain_traceback)
     ]

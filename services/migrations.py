@@ -1,5 +1,6 @@
 """The database's tables, made and unmade by Alembic without a file of its own to find."""
 
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -7,21 +8,28 @@ import alembic.command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy import Connection, Engine
+
+from services.errors import InvalidValueError
 
 _SCRIPTS = Path(__file__).resolve().parent.parent / "migrations"
 
 
 def upgrade(engine: Engine, revision: str = "head") -> None:
-    """Bring the tables to ``revision``, in one transaction."""
-    with engine.begin() as connection:
-        alembic.command.upgrade(_config(connection), revision)
+    """Bring the tables to ``revision``, in one transaction.
+
+    Raises InvalidValueError when there is no such revision.
+    """
+    _migrate(engine, alembic.command.upgrade, revision)
 
 
 def downgrade(engine: Engine, revision: str) -> None:
-    """Take the tables back to ``revision`` (``base`` removes them all), in one transaction."""
-    with engine.begin() as connection:
-        alembic.command.downgrade(_config(connection), revision)
+    """Take the tables back to ``revision`` (``base`` removes them all), in one transaction.
+
+    Raises InvalidValueError when there is no such revision.
+    """
+    _migrate(engine, alembic.command.downgrade, revision)
 
 
 def installed_revision(connection: Connection) -> str | None:
@@ -36,6 +44,14 @@ def head_revision() -> str:
     if head is None:
         raise RuntimeError(f"no migrations in {_SCRIPTS}")
     return head
+
+
+def _migrate(engine: Engine, command: Callable[[Config, str], None], revision: str) -> None:
+    try:
+        with engine.begin() as connection:
+            command(_config(connection), revision)
+    except CommandError as error:
+        raise InvalidValueError(f"revision {revision!r}: {error}; give head, base or a revision's number") from None
 
 
 def _config(connection: Connection) -> Config:

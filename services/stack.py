@@ -1,0 +1,172 @@
+"""``adjourn run``: everything on one machine, as the real commands, started together and stopped together."""
+
+import os
+import shutil
+import socket
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack, closing
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TextIO
+
+from services import migrations
+from services.child import Child, find_command
+from services.data_directory import hold_data_directory, prepare_data_directory
+from services.database import check_database, create_database_engine
+from services.logs import get_logger
+from services.redis_server import PrivateRedis, check_redis
+from services.settings import Settings
+
+#: How long the commands may take to stop, in seconds, before they are killed: the whole run is gone within two.
+STOP_TIMEOUT = 1.5
+#: How often an idle worker looks whether it should stop, in milliseconds; dramatiq's own is a second.
+WORKER_TIMEOUT_MS = 200
+METRICS_PORT = 9191
+
+log = get_logger(__name__)
+_PACKAGES = Path(__file__).resolve().parent.parent
+
+
+class Stack:
+    """A scheduler, a worker and, unless the settings name others, SQLite and a private Redis in the data directory.
+
+    A context manager. Entering raises AdjournError when something cannot start, and leaves nothing running; leaving
+    stops everything.
+    """
+
+    def __init__(
+        self, settings: Settings, *, overrides: Mapping[str, str] | None = None, output: TextIO | None = None
+    ) -> None:
+        self._settings = settings
+        self._output = output or sys.stderr
+        self._overrides = dict(overrides or {})
+        self._changed = threading.Event()
+        self._exits = ExitStack()
+        self._children: list[Child] = []
+        self._redis: PrivateRedis | None = None
+
+    def __enter__(self) -> Self:
+        with ExitStack() as exits:
+            directory = prepare_data_directory(self._settings.data_dir)
+            lock = exits.enter_context(hold_data_directory(directory))
+            prepare_database(self._settings)
+            environment = os.environ | self._overrides
+            environment["DATABASE_URL"] = self._settings.database.render_as_string(hide_password=False)
+            environment["REDIS_URL"] = self._start_redis(directory, lock, exits)
+            environment |= _metrics_environment(directory) if self._settings.enable_metrics else {}
+            environment.setdefault("dramatiq_worker_timeout", str(WORKER_TIMEOUT_MS))
+            if self._output.isatty():
+                environment.setdefault("FORCE_COLOR", "1")  # the commands write to a pipe, a person reads it
+            exits.callback(self._stop_children)
+            self._start("worker", environment, "dramatiq", "actors", "--processes", "1", "--threads", "4")
+            self._start("scheduler", environment, "periodiq", "actors")
+            log.info(
+                "running",
+                database=self._settings.database.render_as_string(hide_password=True),
+                redis="private" if self._redis else "REDIS_URL",
+                metrics=f"http://127.0.0.1:{environment['dramatiq_prom_port']}/metrics"
+                if self._settings.enable_metrics
+                else "off",
+            )
+            self._exits = exits.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._exits.__exit__(kind, error, trace)
+
+    @property
+    def is_up(self) -> bool:
+        """Whether everything was started."""
+        return bool(self._children)
+
+    def failure(self) -> str | None:
+        """Return what has ended by itself, None while all run."""
+        for child in self._children:
+            if child.exit_code is not None:
+                return f"the {child.name} ended with exit code {child.exit_code}"
+        if self._redis is not None and not self._redis.is_running():
+            return "the private redis-server ended"
+        return None
+
+    def wait(self) -> str | None:
+        """Wait until something ends by itself, and return what; or until ``wake``, and return None."""
+        while not self._changed.wait(timeout=1):
+            if failure := self.failure():
+                return failure
+        return self.failure()
+
+    def wake(self) -> None:
+        """Make ``wait`` return. Safe in a signal handler."""
+        self._changed.set()
+
+    def _start_redis(self, directory: Path, lock: int, exits: ExitStack) -> str:
+        if self._settings.redis_url is not None:
+            check_redis(self._settings.redis_url)
+            return self._settings.redis_url
+        self._redis = PrivateRedis(directory / "redis", inherit=(lock,))
+        exits.callback(self._redis.stop)
+        return self._redis.start().url
+
+    def _start(self, name: str, environment: Mapping[str, str], command: str, *arguments: str) -> None:
+        # Our packages first: the directory that a person stands in may have an `actors` of its own.
+        whole = [find_command(command), *arguments, "--path", str(_PACKAGES)]
+        self._children.append(Child(name, whole, environment=environment, output=self._output, on_exit=self.wake))
+
+    def _stop_children(self) -> None:
+        deadline = time.monotonic() + STOP_TIMEOUT
+        for child in reversed(self._children):
+            child.terminate()
+        for child in reversed(self._children):
+            child.finish(timeout=deadline - time.monotonic())
+
+
+def prepare_database(settings: Settings) -> None:
+    """Make the embedded database and its tables; check one that the settings name.
+
+    Raises DataDirectoryError, DatabaseUnavailableError or DatabaseNotMigratedError.
+    """
+    embedded = settings.database_url is None
+    if embedded:
+        prepare_data_directory(settings.data_dir)
+    engine = create_database_engine(settings.database)
+    try:
+        if embedded:
+            migrations.upgrade(engine)
+        check_database(engine)
+    finally:
+        engine.dispose()
+
+
+def _metrics_environment(directory: Path) -> dict[str, str]:
+    """Return where the worker keeps and serves its metrics: an empty directory, and a port that is free."""
+    files = directory / "prometheus"
+    shutil.rmtree(files, ignore_errors=True)
+    files.mkdir()
+    # Dramatiq's variables are spelled in lower case.
+    port = os.environ.get("dramatiq_prom_port") or str(_free_port(METRICS_PORT))  # noqa: SIM112
+    host = os.environ.get("dramatiq_prom_host", "127.0.0.1")  # noqa: SIM112
+    return {
+        "dramatiq_prom_db": str(files),
+        "PROMETHEUS_MULTIPROC_DIR": str(files),
+        "dramatiq_prom_port": port,
+        "dramatiq_prom_host": host,
+    }
+
+
+def _free_port(preferred: int) -> int:
+    """Return ``preferred`` when nothing listens on it, else a port that is free."""
+    for port in (preferred, 0):
+        with closing(socket.socket()) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            found: int = probe.getsockname()[1]
+            return found
+    raise OSError("no free port")

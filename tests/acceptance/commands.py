@@ -1,0 +1,103 @@
+"""Run the real commands, as a person or an init system would."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from tests.support import wait_for
+
+BIN = Path(sys.executable).parent
+PROJECT = Path(__file__).resolve().parents[2]
+_OURS = ("BACKGROUND_TASK_", "ADJOURN_", "LOG_", "DATABASE_URL", "REDIS_URL", "dramatiq_", "PROMETHEUS_")
+
+
+class Command:
+    """A command that runs, with what it has written so far."""
+
+    def __init__(self, process: subprocess.Popen[bytes], output: Path) -> None:
+        self.process = process
+        self._output = output
+
+    @property
+    def output(self) -> str:
+        return self._output.read_text()
+
+    def wait_for_output(self, text: str, *, times: int = 1, seconds: float = 30) -> None:
+        wait_for(lambda: self.output.count(text) >= times, seconds=seconds, what=f"{text!r} in the output")
+
+    def send(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def wait(self, seconds: float = 30) -> int:
+        return self.process.wait(timeout=seconds)
+
+
+def environment(given: Mapping[str, str]) -> dict[str, str]:
+    """Return this process's environment without our variables, and with those that are given."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
+    return kept | {"dramatiq_prom_port": str(free_port())} | dict(given)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def running(*arguments: str, directory: Path, variables: Mapping[str, str]) -> Iterator[Command]:
+    """Run a command of ours in the background; whatever is left of it at the end is killed."""
+    output = directory / f"{arguments[0]}-{free_port()}.log"
+    with output.open("wb") as sink:
+        process = subprocess.Popen(
+            [str(BIN / arguments[0]), *arguments[1:]],
+            cwd=directory,
+            env=environment(variables),
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        yield Command(process, output)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(timeout=15)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def run(
+    *arguments: str, directory: Path, variables: Mapping[str, str] | None = None, seconds: float = 60
+) -> subprocess.CompletedProcess[str]:
+    """Run a command of ours to its end."""
+    return subprocess.run(
+        [str(BIN / arguments[0]), *arguments[1:]],
+        cwd=directory,
+        env=environment(variables or {}),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        check=False,
+    )
+
+
+def processes_about(text: str) -> list[int]:
+    """Return the processes whose command line or environment names ``text``."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            about = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
+            if text.encode() in about and int(entry.name) != os.getpid():
+                found.append(int(entry.name))
+    return found

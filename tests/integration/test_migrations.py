@@ -1,0 +1,223 @@
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import Engine, inspect, text
+from sqlmodel import SQLModel
+
+from services import migrations
+from services.database import check_database, create_database_engine
+from services.errors import DatabaseNotMigratedError, DatabaseUnavailableError
+from tests.support import all_conversations, opened
+
+TABLES = {"conversations", "conversation_events"}
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty_engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
+    """An engine on a database that was never migrated."""
+    if request.param == "sqlite":
+        engine = create_database_engine(f"sqlite:///{tmp_path / 'empty.db'}")
+    else:
+        engine = create_database_engine(request.getfixturevalue("empty_postgresql_url"))
+    yield engine
+    engine.dispose()
+
+
+def rows(engine: Engine, query: str) -> list[dict[str, Any]]:
+    with engine.connect() as connection:
+        return [dict(row) for row in connection.execute(text(query)).mappings()]
+
+
+def postgresql_schema(engine: Engine) -> dict[str, list[dict[str, Any]]]:
+    return {
+        "columns": rows(
+            engine,
+            "SELECT table_name, ordinal_position, column_name, data_type, character_maximum_length, is_nullable, "
+            "column_default, is_identity, identity_generation, is_generated, generation_expression "
+            "FROM information_schema.columns WHERE table_schema = 'public' AND table_name <> 'alembic_version' "
+            "ORDER BY table_name, ordinal_position",
+        ),
+        "constraints": rows(
+            engine,
+            "SELECT conrelid::regclass::text AS relation, conname, pg_get_constraintdef(oid) AS definition "
+            "FROM pg_constraint WHERE connamespace = 'public'::regnamespace "
+            "AND conrelid::regclass::text <> 'alembic_version' ORDER BY 1, 2",
+        ),
+        "indexes": rows(
+            engine,
+            "SELECT indexname, indexdef FROM pg_indexes "
+            "WHERE schemaname = 'public' AND tablename <> 'alembic_version' ORDER BY indexname",
+        ),
+    }
+
+
+def sqlite_schema(engine: Engine) -> dict[str, Any]:
+    found: dict[str, Any] = {"tables": {one["name"] for one in rows(engine, "PRAGMA table_list")}}
+    found["tables"] -= {"alembic_version"}
+    for table in sorted(TABLES):
+        (written,) = rows(engine, f"SELECT sql FROM sqlite_master WHERE type = 'table' AND name = '{table}'")
+        found[f"{table} columns"] = rows(engine, f"PRAGMA table_xinfo({table})")
+        # Each clause of CREATE TABLE for itself, because the order of the constraints says nothing.
+        clauses = re.split(r",\s*\n", str(written["sql"]))
+        found[f"{table} clauses"] = sorted(
+            re.sub(r"\s+", " ", clause.split("(\n", 1)[-1]).strip(" )\n\t") for clause in clauses
+        )
+        for index in rows(engine, f"PRAGMA index_list({table})"):
+            name = index.pop("name")
+            index.pop("seq")
+            (sql,) = rows(engine, f"SELECT sql FROM sqlite_master WHERE name = '{name}'")
+            found[f"{table} index {name}"] = (index, rows(engine, f"PRAGMA index_xinfo({name})"), sql)
+    return found
+
+
+def schema(engine: Engine) -> dict[str, Any]:
+    return sqlite_schema(engine) if engine.dialect.name == "sqlite" else postgresql_schema(engine)
+
+
+def objects(engine: Engine) -> list[tuple[Any, ...]]:
+    """Return everything that the database holds, by kind and name."""
+    everything = (
+        "SELECT type, name FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'"
+        if engine.dialect.name == "sqlite"
+        else "SELECT relkind::text, relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind <> 'i'"
+        " UNION SELECT typtype::text, typname FROM pg_type WHERE typnamespace = 'public'::regnamespace"
+        " AND typtype NOT IN ('b', 'c')"
+    )
+    return sorted(tuple(row.values()) for row in rows(engine, everything))
+
+
+def test_the_tables_of_the_migrations_are_exactly_those_of_the_models(empty_engine: Engine) -> None:
+    SQLModel.metadata.create_all(empty_engine)
+    of_the_models = schema(empty_engine)
+    SQLModel.metadata.drop_all(empty_engine)
+    assert objects(empty_engine) == []
+
+    migrations.upgrade(empty_engine)
+
+    assert schema(empty_engine) == of_the_models
+
+
+def test_the_schema_that_is_compared_holds_what_must_not_be_forgotten(empty_engine: Engine) -> None:
+    migrations.upgrade(empty_engine)
+    written = repr(schema(empty_engine))
+
+    for name in (
+        "conversations_status_check",
+        "conversations_ended_at_check",
+        "conversations_active_session_key",
+        "conversations_active_idle_at",
+        "conversations_active_expires_at",
+        "conversation_events_conv_id_ended",
+        *(["conversations_idle_at_utc_text"] if empty_engine.dialect.name == "sqlite" else ["timestamp with time zone"]),
+    ):
+        assert name in written
+    assert len(re.findall(r"CREATE UNIQUE INDEX \w*active_session_key .{0,80}WHERE", written)) == 1
+
+
+def test_alembic_itself_finds_no_difference(engine: Engine) -> None:
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
+        assert compare_metadata(context, SQLModel.metadata) == []
+
+
+def test_down_to_base_leaves_nothing_and_up_again_makes_the_same(empty_engine: Engine) -> None:
+    migrations.upgrade(empty_engine)
+    first = schema(empty_engine)
+
+    migrations.downgrade(empty_engine, "base")
+
+    assert [name for _, name in objects(empty_engine)] == ["alembic_version"]
+    migrations.upgrade(empty_engine)
+    assert schema(empty_engine) == first
+    opened(empty_engine)
+
+
+def test_an_upgrade_of_what_is_up_to_date_changes_nothing(engine: Engine) -> None:
+    conversation = opened(engine)
+    before = schema(engine)
+
+    migrations.upgrade(engine)
+
+    assert schema(engine) == before
+    assert [one.conv_id for one in all_conversations(engine)] == [conversation.conv_id]
+    check_database(engine)
+
+
+def test_every_revision_can_be_taken_back_one_by_one(engine: Engine) -> None:
+    while True:
+        with engine.connect() as connection:
+            if migrations.installed_revision(connection) is None:
+                break
+        migrations.downgrade(engine, "-1")
+
+    assert not TABLES & set(inspect(engine).get_table_names())
+
+
+def test_a_migrated_database_passes_the_check(engine: Engine) -> None:
+    check_database(engine)
+
+
+def test_a_database_that_was_never_migrated_is_said_to_be(empty_engine: Engine) -> None:
+    with pytest.raises(DatabaseNotMigratedError, match=r"has no Adjourn tables; run: adjourn migrate$") as refused:
+        check_database(empty_engine)
+
+    assert "\n" not in str(refused.value)
+    assert objects(empty_engine) == []
+
+
+def test_a_database_whose_tables_were_dropped_is_said_to_have_none(engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("DROP TABLE conversations"))
+
+    with pytest.raises(DatabaseNotMigratedError, match="has no Adjourn tables; run: adjourn migrate"):
+        check_database(engine)
+
+
+@pytest.mark.parametrize("revision", ["0000", "9999"])
+def test_a_database_at_another_revision_is_said_to_be(engine: Engine, revision: str) -> None:
+    with engine.begin() as connection:
+        connection.execute(text(f"UPDATE alembic_version SET version_num = '{revision}'"))
+
+    with pytest.raises(DatabaseNotMigratedError) as refused:
+        check_database(engine)
+
+    said = str(refused.value)
+    assert f"is at revision {revision}, this version needs {migrations.head_revision()}" in said
+    assert "\n" not in said
+
+
+def unreachable(url: str) -> str:
+    engine = create_database_engine(url)
+    with pytest.raises(DatabaseUnavailableError, match="^cannot use the database at ") as refused:
+        check_database(engine)
+    engine.dispose()
+    said = str(refused.value)
+    assert "\n" not in said
+    return said
+
+
+def test_a_file_that_cannot_be_opened_is_said_in_one_line(tmp_path: Path) -> None:
+    assert "unable to open database file" in unreachable(f"sqlite:///{tmp_path / 'nowhere' / 'adjourn.db'}")
+
+
+def test_a_file_that_is_no_database_is_said_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "adjourn.db"
+    path.write_text("not a database at all, but long enough to be taken for the header of one " * 20)
+
+    assert "file is not a database" in unreachable(f"sqlite:///{path}")
+
+
+def test_a_server_that_does_not_answer_is_said_in_one_line_without_the_password() -> None:
+    said = unreachable("postgresql://me:pa55word@127.0.0.1:1/name")
+
+    assert "pa55word" not in said
+    assert "127.0.0.1" in said
+
+
+def test_a_database_that_does_not_exist_is_said_in_one_line(postgresql_url: str) -> None:
+    assert "does not exist" in unreachable(f"{postgresql_url.split('?')[0]}_gone?{postgresql_url.partition('?')[2]}")
