@@ -87,13 +87,35 @@ def enum_as_text(values: type[EnumT]) -> TypeEngine[EnumT]:
     return held
 
 
-def utc_text_check(table: str, column: str) -> CheckConstraint:
-    """Return SQLite's CHECK that ``column`` holds an instant in the one form that compares rightly.
+def instant_check(table: str, column: str) -> CheckConstraint:
+    """Return SQLite's CHECK that ``column`` holds an instant that exists, in any form of ISO 8601.
 
-    Text with a ``T`` or with another zone's offset would sort wrongly and be due hours late, silently.
+    Without it, text that is no instant would never be due, silently. SQLite carries a 30th of February over only when
+    it calculates with it.
     """
+    written = f"replace(substr({column}, 1, 19), 'T', ' ')"
     return CheckConstraint(
-        f"{column} IS NULL OR (datetime(substr({column}, 1, 19)) IS NOT NULL AND {column} GLOB '????-??-?? ??:??:??*' "
-        f"AND rtrim(replace(substr({column}, 20), '+00:00', ''), '0123456789') IN ('', '.'))",
-        name=f"{table}_{column}_utc_text",
+        f"{column} IS NULL OR (datetime({column}) IS NOT NULL AND datetime({written}, '+0 seconds') = {written})",
+        name=f"{table}_{column}_instant",
     ).ddl_if(dialect="sqlite")
+
+
+def instant_triggers(table: str, key: str, columns: tuple[str, ...]) -> list[str]:
+    """Return SQLite's triggers that bring instants which plain SQL wrote in another form into the one that compares.
+
+    What Adjourn writes is in that form already (UTC, six digits of fraction) and costs no more than a look.
+    """
+
+    def is_plain(column: str) -> str:
+        return f"{column} GLOB '????-??-?? ??:??:??.??????'"
+
+    def plain(column: str) -> str:
+        return f"CASE WHEN {is_plain(column)} THEN {column} ELSE strftime('%Y-%m-%d %H:%M:%f', {column}) || '000' END"
+
+    differs = " OR ".join(f"NOT {is_plain(f'NEW.{column}')}" for column in columns)
+    assignments = ", ".join(f"{column} = {plain(column)}" for column in columns)
+    return [
+        f"CREATE TRIGGER {table}_instants_{name} AFTER {change} ON {table} WHEN {differs} "  # noqa: S608 - fixed names
+        f"BEGIN UPDATE {table} SET {assignments} WHERE {key} = NEW.{key}; END"
+        for name, change in (("insert", "INSERT"), ("update", f"UPDATE OF {', '.join(columns)}"))
+    ]

@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Any, ClassVar
 
 from sqlalchemy import (
+    DDL,
     CheckConstraint,
     Column,
     ColumnElement,
@@ -14,12 +15,13 @@ from sqlalchemy import (
     Table,
     and_,
     case,
+    event,
     literal_column,
     text,
 )
 from sqlmodel import Field, SQLModel
 
-from models.columns import JsonObject, UtcDateTime, UuidText, enum_as_text, utc_text_check
+from models.columns import JsonObject, UtcDateTime, UuidText, enum_as_text, instant_check, instant_triggers
 
 
 class ConversationStatus(StrEnum):
@@ -65,6 +67,9 @@ ACTIVE_SQL = f"status IN {_sql_list(ACTIVE_STATUSES)}"
 ENDED_SQL = f"status IN {_sql_list(ENDED_STATUSES)}"
 
 
+_INSTANTS = ("created_at", "updated_at", "idle_at", "expires_at", "ended_at")
+
+
 class Conversation(SQLModel, table=True):
     """One conversation of a pair on a channel, from its opening to its end.
 
@@ -78,10 +83,7 @@ class Conversation(SQLModel, table=True):
             name="conversations_status_check",
         ),
         CheckConstraint(f"(ended_at IS NOT NULL) = ({ENDED_SQL})", name="conversations_ended_at_check"),
-        *(
-            utc_text_check("conversations", column)
-            for column in ("created_at", "updated_at", "idle_at", "expires_at", "ended_at")
-        ),
+        *(instant_check("conversations", column) for column in _INSTANTS),
         # At most one active conversation on a key, whoever opens it.
         Index(
             "conversations_active_session_key",
@@ -161,6 +163,9 @@ class Conversation(SQLModel, table=True):
 
 conversations: Table = SQLModel.metadata.tables["conversations"]
 _c = conversations.c
+for _trigger in instant_triggers("conversations", "conv_id", _INSTANTS):
+    _ddl = DDL(_trigger.replace("%", "%%"))  # type: ignore[no-untyped-call] # it takes % for its own formatting
+    event.listen(conversations, "after_create", _ddl.execute_if(dialect="sqlite"))
 
 #: Predicate: it goes on. Spelled with literals, as the partial indexes are.
 active: ColumnElement[bool] = _c.status.in_([status_literal(status) for status in ACTIVE_STATUSES])
@@ -175,12 +180,12 @@ due_status: ColumnElement[ConversationStatus] = case(
 )
 
 
-def due_idle(now: datetime) -> ColumnElement[bool]:
+def due_idle(now: datetime | ColumnElement[datetime]) -> ColumnElement[bool]:
     """Return the predicate: active, and its idle deadline is reached at ``now``."""
     return and_(active, _c.idle_at <= now)
 
 
-def due_expiry(now: datetime) -> ColumnElement[bool]:
+def due_expiry(now: datetime | ColumnElement[datetime]) -> ColumnElement[bool]:
     """Return the predicate: active, and its expiry is reached at ``now``."""
     return and_(active, _c.expires_at <= now)
 
@@ -190,6 +195,6 @@ def ongoing(now: datetime | ColumnElement[datetime]) -> ColumnElement[bool]:
     return and_(active, _c.idle_at > now, _c.expires_at > now)
 
 
-def overdue(now: datetime) -> ColumnElement[bool]:
+def overdue(now: datetime | ColumnElement[datetime]) -> ColumnElement[bool]:
     """Return the predicate: active, and at ``now`` a deadline, whichever, is reached."""
     return and_(active, deadline <= now)

@@ -77,8 +77,12 @@ def simulate(
     ] = None,
 ) -> None:
     """Replay a message history on a simulated clock, to see what timeouts would have done to it."""
+    import signal
+
     from services.simulation_report import print_simulation
 
+    # Stopped by a supervisor, it still takes away its schema and its files.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     print_simulation(history, idle_timeouts=idle_timeout, expire_after=expire_after, output=output, database=database)
 
 

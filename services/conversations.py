@@ -5,7 +5,6 @@ and the conversation's go together or not at all. Activity that arrives at or af
 ends that conversation and opens the next, so when a sweep ran never shows in the outcome.
 """
 
-import json
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,14 +29,11 @@ from models.conversation import (
     status_literal,
 )
 from models.event import ConversationEvent, EventCause
+from services.arguments import LONGEST_PAGE, require_json_object, require_session_key, require_size, require_text
 from services.errors import ConversationNotFoundError, InvalidValueError
 from services.session_keys import canonical_session_key
 from services.timeouts import Timeouts
-from services.transitions import Transition, apply_transition, status_at
-
-#: Longest text in a column, in characters; a session key may be four of them.
-LONGEST_TEXT = 255
-LONGEST_SESSION_KEY = 1_024
+from services.transitions import MOMENT, Transition, status_at_moment
 
 _c = conversations.c
 
@@ -76,19 +72,14 @@ def open_or_resume_conversation(
 
     Raises NaiveDatetimeError, and InvalidValueError which names the argument.
     """
-    if session_key is None:
-        session_key = canonical_session_key(
-            owner_id=owner_id, channel=channel, from_number=from_number, to_number=to_number
-        )
     now = require_aware(now, "now")
-    opening = {
-        "owner_id": _valid_text("owner_id", owner_id),
-        "user_id": None if user_id is None else _valid_text("user_id", user_id),
-        "channel": _valid_text("channel", channel),
-        "from_number": _valid_text("from_number", from_number),
-        "to_number": _valid_text("to_number", to_number),
-        "session_key": _valid_text("session_key", session_key, LONGEST_SESSION_KEY),
-        "metadata": _valid_metadata(metadata),
+    pair = {"owner_id": owner_id, "channel": channel, "from_number": from_number, "to_number": to_number}
+    for name, part in pair.items():
+        require_text(name, part)
+    opening = pair | {
+        "user_id": None if user_id is None else require_text("user_id", user_id),
+        "session_key": require_session_key(canonical_session_key(**pair) if session_key is None else session_key),
+        "metadata": require_json_object("metadata", metadata or {}),
     }
     return _open_or_resume(session, opening, now, timeouts)
 
@@ -117,6 +108,7 @@ def record_activity(
         statement, predecessor = _touch_by_id(), select(Conversation).where(_c.conv_id == conv_id)
         moved["key"] = conv_id
     else:
+        session_key = require_session_key(session_key)
         latest = _c.created_at.desc()
         statement = _touch_by_session_key()
         predecessor = select(Conversation).where(_c.session_key == session_key).order_by(latest).limit(1)
@@ -142,10 +134,7 @@ def close_conversation(session: Session, *, conv_id: uuid.UUID, now: datetime) -
     Raises ConversationNotFoundError, NaiveDatetimeError.
     """
     now = require_aware(now, "now")
-    closing = Transition(
-        status=status_at(now, status_literal(ConversationStatus.CLOSED)), cause=EventCause.CLOSE, moment=now
-    )
-    apply_transition(session.connection(), closing, where=_c.conv_id == conv_id)
+    _CLOSING.apply(session.connection(), moment=now, closed_id=conv_id)
     return get_conversation(session, conv_id=conv_id)
 
 
@@ -163,7 +152,8 @@ def get_conversation(session: Session, *, conv_id: uuid.UUID) -> Conversation:
 
 def find_active_conversation(session: Session, *, session_key: str) -> Conversation | None:
     """Return the active conversation on ``session_key``, None when there is none."""
-    statement = select(Conversation).where(active, _c.session_key == session_key)
+    known = require_session_key(session_key)
+    statement = select(Conversation).where(active, _c.session_key == known)
     return session.scalars(statement, execution_options={"populate_existing": True}).one_or_none()
 
 
@@ -174,11 +164,14 @@ def list_active_conversations(
     limit: int = 100,
     after: Conversation | None = None,
 ) -> list[Conversation]:
-    """Return a page of an owner's active conversations, oldest first; ``after`` is the last one of the page before."""
+    """Return a page of an owner's active conversations, oldest first; ``after`` is the last one of the page before.
+
+    Raises InvalidValueError for a ``limit`` that is not from 1 to 10,000.
+    """
     statement = select(Conversation).where(active, _c.owner_id == owner_id)
     if after is not None:
         statement = statement.where(tuple_(_c.created_at, _c.conv_id) > (after.created_at, after.conv_id))
-    statement = statement.order_by(_c.created_at, _c.conv_id).limit(limit)
+    statement = statement.order_by(_c.created_at, _c.conv_id).limit(require_size("limit", limit, LONGEST_PAGE))
     return list(session.scalars(statement, execution_options={"populate_existing": True}))
 
 
@@ -204,20 +197,26 @@ def _open_or_resume(session: Session, opening: dict[str, Any], now: datetime, ti
     conversation = _one_conversation(session, statement, row)
     if conversation is None:
         # There is an active one, which the statement has locked, but it is pending or past its deadline.
-        _settle(session, row["session_key"], now)
+        _SETTLING.apply(session.connection(), moment=now, settled_key=row["session_key"])
         conversation = _one_conversation(session, statement, row)
         if conversation is None:
             raise RuntimeError(f"session key {row['session_key']!r}: changed while its row was locked")
     return Activity(conversation, opened=conversation.conv_id == row["conv_id"])
 
 
-def _settle(session: Session, session_key: str, now: datetime) -> None:
-    """Move the active conversation on a key on, because a message came: out of ``pending``, or to its end."""
-    arrival = Transition(
-        status=status_at(now, status_literal(ConversationStatus.PROGRESS)), cause=EventCause.ACTIVITY, moment=now
-    )
-    unsettled = or_(_c.status == status_literal(ConversationStatus.PENDING), overdue(now))
-    apply_transition(session.connection(), arrival, where=(_c.session_key == session_key) & unsettled)
+#: A message came on the active conversation of a key: it moves out of ``pending``, or to its end.
+_SETTLING = Transition(
+    status=status_at_moment(status_literal(ConversationStatus.PROGRESS)),
+    cause=EventCause.ACTIVITY,
+    where=(_c.session_key == bindparam("settled_key", type_=_c.session_key.type))
+    & or_(_c.status == status_literal(ConversationStatus.PENDING), overdue(MOMENT)),
+)
+#: The application closes a conversation.
+_CLOSING = Transition(
+    status=status_at_moment(status_literal(ConversationStatus.CLOSED)),
+    cause=EventCause.CLOSE,
+    where=_c.conv_id == bindparam("closed_id", type_=_c.conv_id.type),
+)
 
 
 @cache
@@ -284,28 +283,3 @@ def _instant_after(now: datetime, timeout: timedelta) -> datetime:
         raise InvalidValueError(
             f"now: {now.isoformat()} leaves no room for a deadline; give a time before 9989"
         ) from None
-
-
-def _valid_text(name: str, value: str, longest: int = LONGEST_TEXT) -> str:
-    if not isinstance(value, str) or not value or len(value) > longest:
-        raise InvalidValueError(f"{name}: {_shown(value)} is not valid; give a text of 1 to {longest} characters")
-    if "\0" in value or (not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value)):
-        raise InvalidValueError(f"{name}: {_shown(value)} has a character that no database stores (NUL or a surrogate)")
-    return value
-
-
-def _valid_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
-    plain = dict(metadata or {})
-    try:
-        written = json.dumps(plain, allow_nan=False, ensure_ascii=False)
-        written.encode()
-    except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidValueError(f"metadata: it cannot be stored as JSON ({error}); give plain JSON values") from None
-    if "\\u0000" in written:
-        raise InvalidValueError("metadata: it has a NUL character, which PostgreSQL does not store; take it out")
-    return plain
-
-
-def _shown(value: object) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 80 else f"{shown[:60]}... ({len(shown)} characters)"  # noqa: PLR2004 - a line

@@ -30,7 +30,7 @@ def parse_database_url(value: str) -> URL:
     """
     try:
         url = make_url(value)
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         raise InvalidValueError(
             "it is not a database URL; write it like postgresql://user:password@host/name or sqlite:///path"
         ) from None

@@ -49,6 +49,7 @@ class Schedule(ABC):
 
     def validate(self, date: datetime) -> bool:
         """Tell Periodiq whether a slot has fallen since it last asked; at its start, whether ``date`` is one."""
+        date = _plain(date)
         slot = self.slot_at(date)
         if slot is None:
             return False
@@ -58,8 +59,14 @@ class Schedule(ABC):
 
     def next_valid_date(self, last: datetime) -> datetime:
         """Tell Periodiq the first slot after ``last``."""
+        last = _plain(last)
         object.__setattr__(self, "_answered_until", last)
         return self.slot_after(last)
+
+
+def _plain(instant: datetime) -> datetime:
+    """Return a datetime of the standard library: Periodiq's are of another class, whose arithmetic differs."""
+    return datetime.fromtimestamp(instant.timestamp(), UTC)
 
 
 @dataclass(frozen=True)

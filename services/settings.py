@@ -3,9 +3,9 @@
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, ValidationError, field_validator
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import URL
 
@@ -13,7 +13,7 @@ from services.database import parse_database_url
 from services.errors import InvalidValueError, SettingsError
 from services.schedules import Cron, Every, Schedule
 from services.sweeps import DEFAULT_BATCH_SIZE, LARGEST_BATCH_SIZE, Task
-from services.timeouts import Timeouts, parse_duration
+from services.timeouts import LONGEST_TIMEOUT, Timeouts, format_duration, parse_duration
 
 
 def _duration(value: Any) -> timedelta:
@@ -98,6 +98,18 @@ class Settings(BaseSettings):
             Cron.parse(value)
         return value
 
+    @model_validator(mode="after")
+    def _reasonable_schedules(self) -> Self:
+        for task in Task:
+            multiplier = getattr(self, f"{_FIELDS[task]}_interval_multiplier")
+            if self.interval * multiplier > LONGEST_TIMEOUT:
+                variable = f"BACKGROUND_TASK_{_FIELDS[task].upper()}_INTERVAL_MULTIPLIER"
+                raise InvalidValueError(
+                    f"{format_duration(self.interval)} times {variable} ({multiplier:,}) is out of range; "
+                    f"it must be at most {format_duration(LONGEST_TIMEOUT)}"
+                )
+        return self
+
     @cached_property
     def timeouts(self) -> Timeouts:
         """The timeouts to open conversations with."""
@@ -141,7 +153,11 @@ def load_settings(**overrides: Any) -> Settings:
 
 def _one_line(problem: dict[str, Any]) -> str:
     variable = ".".join(str(part) for part in problem["loc"])
+    if not variable:
+        return f"BACKGROUND_TASK_INTERVAL: {problem['ctx']['error']}"
     reason = problem["ctx"].get("error", problem["msg"]) if "ctx" in problem else problem["msg"]
+    if problem["type"].startswith("bool"):
+        reason = "it is neither true nor false; write true or false"
     # A URL may carry a password.
     value = "" if variable.endswith("_URL") else f"={problem['input']!r}"
     return f"{variable}{value}: {reason}"

@@ -4,17 +4,18 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from functools import cached_property
 
-from sqlalchemy import Column, ColumnElement, Engine, select
+from sqlalchemy import Column, ColumnElement, Engine, bindparam, select
 from sqlmodel import Session
 
-from models.columns import require_aware
+from models.columns import UtcDateTime, require_aware
 from models.conversation import Conversation, conversations, due_expiry, due_idle, due_status
 from models.event import EventCause
-from services.errors import InvalidValueError
-from services.transitions import Transition, apply_transition
+from services.arguments import LONGEST_PAGE, require_size
+from services.transitions import Transition
 
 #: How many conversations one transaction ends: enough to pay for the statement, few enough that a message
 #: which waits for one of its rows does not notice.
@@ -50,18 +51,26 @@ class Sweep:
     drained: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Kind:
     """What tells the two sweeps apart."""
 
     task: Task
     #: The deadline that they go by, and in whose order they go.
     due_at: Column[datetime]
-    due: Callable[[datetime], ColumnElement[bool]]
+    due: Callable[[datetime | ColumnElement[datetime]], ColumnElement[bool]]
+
+    @cached_property
+    def ending(self) -> Transition:
+        """The statement of a batch: what is due at ``now``, from ``position`` on."""
+        now, position = bindparam("now", type_=UtcDateTime()), bindparam("position", type_=UtcDateTime())
+        due = self.due(now) & (self.due_at >= position)
+        return Transition(status=due_status, cause=EventCause.SWEEP, where=due, order_by=self.due_at)
 
 
 _IDLE = _Kind(Task.IDLE, conversations.c.idle_at, due_idle)
 _EXPIRED = _Kind(Task.EXPIRED, conversations.c.expires_at, due_expiry)
+_START = datetime.min.replace(tzinfo=UTC)
 
 
 def process_idle_conversations(
@@ -109,36 +118,40 @@ def find_expired_conversations(session: Session, *, now: datetime, limit: int = 
 
 
 def _find(session: Session, kind: _Kind, now: datetime, limit: int) -> list[Conversation]:
-    due = select(Conversation).where(kind.due(require_aware(now, "now"))).order_by(kind.due_at).limit(limit)
-    return list(session.scalars(due, execution_options={"populate_existing": True}))
+    due = select(Conversation).where(kind.due(require_aware(now, "now"))).order_by(kind.due_at)
+    page = due.limit(require_size("limit", limit, LONGEST_PAGE))
+    return list(session.scalars(page, execution_options={"populate_existing": True}))
 
 
 def _sweep(  # noqa: PLR0917 - the two callers above hand on what they were given
     engine: Engine, kind: _Kind, now: datetime, batch_size: int, time_budget: timedelta, stopwatch: Stopwatch
 ) -> Sweep:
     now = require_aware(now, "now")
-    if not 1 <= batch_size <= LARGEST_BATCH_SIZE:
-        raise InvalidValueError(
-            f"batch_size: {batch_size!r} is out of range; it must be from 1 to {LARGEST_BATCH_SIZE:,}"
-        )
+    require_size("batch_size", batch_size, LARGEST_BATCH_SIZE)
     sweep_id = uuid.uuid4()
     started = stopwatch()
     count = batches = 0
-    criterion = kind.due(now)
+    position = _START
     while True:
         elapsed = stopwatch() - started
         if elapsed >= time_budget.total_seconds() and batches:
             return Sweep(sweep_id, kind.task, count, batches, elapsed, drained=False)
-        moment = now + timedelta(seconds=elapsed)
-        ending = Transition(status=due_status, cause=EventCause.SWEEP, moment=moment, sweep_id=sweep_id)
         with engine.begin() as connection:
-            changed = apply_transition(
-                connection, ending, where=criterion, order_by=kind.due_at, limit=batch_size, skip_locked=True
+            changed = kind.ending.apply(
+                connection,
+                moment=now + timedelta(seconds=elapsed),
+                sweep_id=sweep_id,
+                now=now,
+                position=position,
+                batch_size=batch_size,
             )
         count += changed.count
         batches += changed.count > 0
-        if changed.count < batch_size:
+        if changed.count == batch_size:
+            # Behind it the index holds only the dead entries of what was just ended: do not walk them again.
+            position = changed.last or _START
+        elif position == _START:
             return Sweep(sweep_id, kind.task, count, batches, stopwatch() - started, drained=True)
-        if changed.last is not None:
-            # Behind this the index holds only the dead entries of what was just ended: do not walk them again.
-            criterion = kind.due(now) & (kind.due_at >= changed.last)
+        else:
+            # What was locked by others on the way may be free by now.
+            position = _START

@@ -14,6 +14,7 @@ branch_labels = None
 depends_on = None
 
 ACTIVE = "status IN ('pending', 'progress')"
+INSTANTS = ("created_at", "updated_at", "idle_at", "expires_at", "ended_at")
 ENDED = "status IN ('idle_timeout', 'expired', 'closed')"
 
 
@@ -21,7 +22,6 @@ def upgrade() -> None:
     on_sqlite = op.get_bind().dialect.name == "sqlite"
     uuid = sa.String(36) if on_sqlite else sa.Uuid()
     instant = sa.DateTime(timezone=True)
-    instants = ("created_at", "updated_at", "idle_at", "expires_at", "ended_at")
 
     op.create_table(
         "conversations",
@@ -36,12 +36,12 @@ def upgrade() -> None:
         sa.Column(
             "metadata", sa.JSON() if on_sqlite else postgresql.JSONB(), nullable=False, server_default=sa.text("'{}'")
         ),
-        *(sa.Column(name, instant, nullable=name == "ended_at") for name in instants),
+        *(sa.Column(name, instant, nullable=name == "ended_at") for name in INSTANTS),
         sa.CheckConstraint(
             "status IN ('pending', 'progress', 'idle_timeout', 'expired', 'closed')", name="conversations_status_check"
         ),
         sa.CheckConstraint(f"(ended_at IS NOT NULL) = ({ENDED})", name="conversations_ended_at_check"),
-        *(_utc_text_check(name) for name in instants if on_sqlite),
+        *(_instant_check(name) for name in INSTANTS if on_sqlite),
     )
     for name, columns, unique in (
         ("conversations_active_session_key", ["session_key"], True),
@@ -58,6 +58,8 @@ def upgrade() -> None:
             sqlite_where=sa.text(ACTIVE),
         )
     op.create_index("conversations_session_key", "conversations", ["session_key", "created_at"])
+    for trigger in _instant_triggers() if on_sqlite else ():
+        op.execute(trigger)
 
     op.create_table(
         "conversation_events",
@@ -80,9 +82,23 @@ def downgrade() -> None:
     op.drop_table("conversations")
 
 
-def _utc_text_check(column: str) -> sa.CheckConstraint:
+def _instant_check(column: str) -> sa.CheckConstraint:
+    written = f"replace(substr({column}, 1, 19), 'T', ' ')"
     return sa.CheckConstraint(
-        f"{column} IS NULL OR (datetime(substr({column}, 1, 19)) IS NOT NULL AND {column} GLOB '????-??-?? ??:??:??*' "
-        f"AND rtrim(replace(substr({column}, 20), '+00:00', ''), '0123456789') IN ('', '.'))",
-        name=f"conversations_{column}_utc_text",
+        f"{column} IS NULL OR (datetime({column}) IS NOT NULL AND datetime({written}, '+0 seconds') = {written})",
+        name=f"conversations_{column}_instant",
     )
+
+
+def _instant_triggers() -> list[str]:
+    plain = "GLOB '????-??-?? ??:??:??.??????'"
+    differs = " OR ".join(f"NOT NEW.{column} {plain}" for column in INSTANTS)
+    assignments = ", ".join(
+        f"{column} = CASE WHEN {column} {plain} THEN {column} ELSE strftime('%Y-%m-%d %H:%M:%f', {column}) || '000' END"
+        for column in INSTANTS
+    )
+    return [
+        f"CREATE TRIGGER conversations_instants_{name} AFTER {change} ON conversations WHEN {differs} "  # noqa: S608 - fixed names
+        f"BEGIN UPDATE conversations SET {assignments} WHERE conv_id = NEW.conv_id; END"
+        for name, change in (("insert", "INSERT"), ("update", f"UPDATE OF {', '.join(INSTANTS)}"))
+    ]

@@ -58,8 +58,8 @@ def feed_conversations(
 ) -> None:
     """Write messages as they come due, by this machine's pace and the database's clock, until ``stop`` is set.
 
-    ``rate`` is in new customers a second; ``scale`` speeds up what they do, as in ``services.demo.traffic``. Raises what
-    the database raises; the messages of that transaction are then neither written nor counted.
+    ``rate`` is in new customers a second; ``scale`` speeds up what they do, as in ``services.demo.traffic``.
+    Raises what the database raises; the messages of that transaction are then neither written nor counted.
     """
     messages = _messages_in_order(rng, draw_customers(rng, rate=rate, scale=scale))
     started = time.monotonic()

@@ -77,7 +77,9 @@ def test_a_conversation_ends_from_its_deadline_on_with_the_status_that_it_names(
     assert process(engine, now=deadline + since_deadline).count == 1
 
     (ended,) = all_conversations(engine)
-    assert (ended.status, ended.ended_at) == (status, pytest.approx(deadline + since_deadline, abs=timedelta(minutes=1)))
+    assert ended.status is status
+    assert ended.ended_at is not None
+    assert timedelta(0) <= ended.ended_at - (deadline + since_deadline) < timedelta(minutes=1)
     assert ended.updated_at == NOON
     assert [(event.status, event.deadline) for event in all_events(engine)] == [(status, deadline)]
 
@@ -160,9 +162,7 @@ def test_both_active_statuses_are_swept_and_the_event_says_which_it_was(
     assert (event.last_activity_at, event.deadline) == (NOON, NOON + HALF_HOUR)
     assert ended.ended_at == event.occurred_at
     assert LATER <= event.occurred_at < LATER + timedelta(minutes=1)
-    assert sweep.task is (
-        Task.IDLE if process is process_idle_conversations else Task.EXPIRED  # type: ignore[comparison-overlap]
-    )
+    assert sweep.task is {process_idle_conversations: Task.IDLE, process_expired_conversations: Task.EXPIRED}[process]
 
 
 @both_sweeps
@@ -178,7 +178,7 @@ def test_a_second_run_changes_nothing(engine: Engine, process: Process) -> None:
 
 
 @both_sweeps
-@pytest.mark.parametrize(("batch_size", "batches"), [(1, 7), (3, 3), (6, 2), (7, 1), (8, 1)])
+@pytest.mark.parametrize(("batch_size", "batches"), [(1, 7), (3, 3), (7, 1), (8, 1)])
 def test_more_rows_than_a_batch_are_all_ended_by_one_sweep(
     engine: Engine, process: Process, batch_size: int, batches: int
 ) -> None:
@@ -194,8 +194,8 @@ def test_more_rows_than_a_batch_are_all_ended_by_one_sweep(
 
 
 @both_sweeps
-@pytest.mark.parametrize("batch_size", [1, 2, 3])
-@pytest.mark.parametrize("deadlines", [(0,) * 7, (0, 0, 0, 0, 1, 1, 1), (0, 1, 1, 1, 1, 1, 2)])
+@pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.mark.parametrize("deadlines", [(0,) * 7, (0, 1, 1, 1, 1, 1, 2)])
 def test_conversations_with_the_same_deadline_are_not_lost_between_batches(
     engine: Engine, process: Process, batch_size: int, deadlines: tuple[int, ...]
 ) -> None:

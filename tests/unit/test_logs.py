@@ -1,0 +1,135 @@
+import io
+import json
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import structlog
+
+from services.logs import configure_logging, get_logger
+
+
+@pytest.fixture(autouse=True)
+def _untouched_logging() -> Iterator[None]:
+    """Put back what these tests configure for the whole process."""
+    root = logging.getLogger()
+    handlers, level, alembic = root.handlers[:], root.level, logging.getLogger("alembic").level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    logging.getLogger("alembic").setLevel(alembic)
+    structlog.reset_defaults()
+    structlog.contextvars.clear_contextvars()
+
+
+@pytest.fixture
+def stream() -> io.StringIO:
+    return io.StringIO()
+
+
+def written(stream: io.StringIO) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def raise_and_log(logger: Any) -> None:
+    try:
+        int("first line\nsecond line")
+    except ValueError:
+        logger.exception("it failed")
+
+
+def test_a_line_of_ours_is_one_json_object(stream: io.StringIO) -> None:
+    configure_logging(style="json", stream=stream)
+
+    get_logger("services.cycle").info("swept", count=3, task="idle_conversations")
+
+    (line,) = written(stream)
+    assert {name: line[name] for name in ("message", "count", "task", "level", "logger")} == {
+        "message": "swept",
+        "count": 3,
+        "task": "idle_conversations",
+        "level": "info",
+        "logger": "services.cycle",
+    }
+    assert line["timestamp"].endswith("Z")
+    assert isinstance(line["process"], int)
+
+
+def test_a_line_of_another_library_goes_through_the_same_format(stream: io.StringIO) -> None:
+    configure_logging(style="json", stream=stream)
+
+    logging.getLogger("dramatiq.worker").warning("took %d of %s", 7, "messages", extra={"queue": "sweeps"})
+    get_logger("ours").warning("ours", queue="sweeps")
+
+    theirs, ours = written(stream)
+    assert (theirs["message"], theirs["queue"]) == ("took 7 of messages", "sweeps")
+    assert (theirs["level"], theirs["logger"]) == ("warning", "dramatiq.worker")
+    assert theirs.keys() == ours.keys()
+
+
+@pytest.mark.parametrize("get", [get_logger, logging.getLogger])
+def test_an_exception_is_one_json_line(stream: io.StringIO, get: Any) -> None:
+    configure_logging(style="json", stream=stream)
+
+    raise_and_log(get("somewhere"))
+
+    (line,) = written(stream)
+    assert (line["message"], line["level"]) == ("it failed", "error")
+    assert "ValueError: invalid literal" in line["exception"]
+    assert "\n" in line["exception"]
+    assert "raise_and_log" in line["exception"]
+
+
+def test_what_json_cannot_hold_is_written_as_text(stream: io.StringIO) -> None:
+    configure_logging(style="json", stream=stream)
+
+    get_logger("ours").info("odd", value={1, 2}, error=ValueError("x"), line="a\nb")
+
+    (line,) = written(stream)
+    assert (line["value"], line["error"], line["line"]) == ("{1, 2}", "x", "a\nb")
+
+
+def test_people_get_a_line_with_what_it_says_and_no_colours_in_a_file(stream: io.StringIO) -> None:
+    configure_logging(style="console", stream=stream)
+
+    get_logger("ours").info("swept", count=3)
+    logging.getLogger("theirs").info("hello")
+
+    ours, theirs = stream.getvalue().splitlines()
+    assert "swept" in ours
+    assert "count=3" in ours
+    assert "hello" in theirs
+    assert "\x1b" not in stream.getvalue()
+
+
+def test_lines_below_the_level_are_left_out(stream: io.StringIO) -> None:
+    configure_logging(level="WARNING", style="json", stream=stream)
+
+    for get in (get_logger, logging.getLogger):
+        logger: Any = get("somewhere")
+        logger.info("no")
+        logger.warning("yes")
+
+    assert [line["message"] for line in written(stream)] == ["yes", "yes"]
+
+
+def test_configuring_again_replaces_what_was_before(stream: io.StringIO) -> None:
+    configure_logging(style="json", stream=io.StringIO())
+    configure_logging(style="json", stream=stream)
+    configure_logging(style="json", stream=stream)
+
+    get_logger("ours").info("once")
+    logging.getLogger("theirs").info("once")
+
+    assert len(written(stream)) == 2
+
+
+@pytest.mark.parametrize(("level", "said"), [("INFO", ["Starting"]), ("DEBUG", ["Scheduling a.", "Starting"])])
+def test_periodiqs_line_a_tick_is_for_debugging(stream: io.StringIO, level: str, said: list[str]) -> None:
+    configure_logging(level=level, style="json", stream=stream)
+
+    logging.getLogger("periodiq").info("Scheduling %s.", "a")
+    logging.getLogger("periodiq").info("Starting")
+
+    assert [line["message"] for line in written(stream)] == said

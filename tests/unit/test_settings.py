@@ -1,0 +1,254 @@
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.errors import SettingsError
+from services.schedules import Cron, Every
+from services.settings import Settings, load_settings
+from services.sweeps import Task
+from services.timeouts import Timeouts
+from tests.support import NOON
+
+VARIABLES = {field.alias for field in Settings.model_fields.values() if field.alias}
+
+
+@pytest.fixture(autouse=True)
+def _empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
+
+
+def test_the_names_that_deployments_set_are_all_known() -> None:
+    contract = {
+        "DATABASE_URL",
+        "REDIS_URL",
+        "LOG_LEVEL",
+        "LOG_FORMAT",
+        "ADJOURN_DATA_DIR",
+        "BACKGROUND_TASK_INTERVAL",
+        "BACKGROUND_TASK_BATCH_SIZE",
+        "BACKGROUND_TASK_ENABLE_METRICS",
+        "BACKGROUND_TASK_IDLE_TIMEOUT",
+        "BACKGROUND_TASK_EXPIRE_AFTER",
+        "BACKGROUND_TASK_IDLE_ENABLED",
+        "BACKGROUND_TASK_IDLE_INTERVAL_MULTIPLIER",
+        "BACKGROUND_TASK_IDLE_SCHEDULE",
+        "BACKGROUND_TASK_EXPIRED_ENABLED",
+        "BACKGROUND_TASK_EXPIRED_INTERVAL_MULTIPLIER",
+        "BACKGROUND_TASK_EXPIRED_SCHEDULE",
+    }
+    assert contract <= VARIABLES
+
+
+def test_an_empty_environment_gives_the_defaults() -> None:
+    settings = load_settings()
+
+    assert (settings.database_url, settings.redis_url) == (None, None)
+    assert (settings.log_level, settings.log_format) == ("INFO", "console")
+    assert settings.data_dir == Path(".adjourn")
+    assert settings.interval == timedelta(seconds=60)
+    assert settings.batch_size == 2_000
+    assert settings.time_budget == timedelta(seconds=30)
+    assert settings.enable_metrics
+    assert settings.timeouts == Timeouts(idle=timedelta(minutes=30), expiry=timedelta(hours=24))
+    for task in Task:
+        assert settings.is_enabled(task)
+        assert settings.schedule(task) == Every(seconds=60)
+    assert settings.database.drivername == "sqlite"
+    assert settings.database.database == str(Path.cwd() / ".adjourn" / "adjourn.db")
+    assert settings.broker_url == "redis://127.0.0.1:6379/0"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "field", "meant"),
+    [
+        ("DATABASE_URL", "sqlite:////tmp/a.db", "database_url", "sqlite:////tmp/a.db"),
+        ("REDIS_URL", "redis://host:1234/5", "redis_url", "redis://host:1234/5"),
+        ("REDIS_URL", "rediss://host", "redis_url", "rediss://host"),
+        ("REDIS_URL", "unix:///run/redis.sock", "redis_url", "unix:///run/redis.sock"),
+        ("LOG_LEVEL", "DEBUG", "log_level", "DEBUG"),
+        ("LOG_LEVEL", "warning", "log_level", "WARNING"),
+        ("LOG_FORMAT", "json", "log_format", "json"),
+        ("LOG_FORMAT", "JSON", "log_format", "json"),
+        ("ADJOURN_DATA_DIR", "/srv/adjourn", "data_dir", Path("/srv/adjourn")),
+        ("BACKGROUND_TASK_INTERVAL", "10", "interval", timedelta(seconds=10)),
+        ("BACKGROUND_TASK_INTERVAL", "5m", "interval", timedelta(minutes=5)),
+        ("BACKGROUND_TASK_BATCH_SIZE", "1", "batch_size", 1),
+        ("BACKGROUND_TASK_BATCH_SIZE", "100000", "batch_size", 100_000),
+        ("BACKGROUND_TASK_TIME_BUDGET", "10s", "time_budget", timedelta(seconds=10)),
+        ("BACKGROUND_TASK_ENABLE_METRICS", "false", "enable_metrics", False),
+        ("BACKGROUND_TASK_ENABLE_METRICS", "0", "enable_metrics", False),
+        ("BACKGROUND_TASK_IDLE_TIMEOUT", "1h30m", "idle_timeout", timedelta(minutes=90)),
+        ("BACKGROUND_TASK_EXPIRE_AFTER", "7d", "expire_after", timedelta(days=7)),
+        ("BACKGROUND_TASK_IDLE_ENABLED", "no", "idle_enabled", False),
+        ("BACKGROUND_TASK_EXPIRED_ENABLED", "off", "expired_enabled", False),
+        ("BACKGROUND_TASK_IDLE_INTERVAL_MULTIPLIER", "3", "idle_interval_multiplier", 3),
+        ("BACKGROUND_TASK_EXPIRED_INTERVAL_MULTIPLIER", "100000", "expired_interval_multiplier", 100_000),
+        ("BACKGROUND_TASK_IDLE_SCHEDULE", "*/5 * * * *", "idle_schedule", "*/5 * * * *"),
+        (
+            "BACKGROUND_TASK_EXPIRED_SCHEDULE",
+            "TZ=Europe/Paris 0 3 * * 0",
+            "expired_schedule",
+            "TZ=Europe/Paris 0 3 * * 0",
+        ),
+    ],
+)
+def test_each_variable_is_read(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, field: str, meant: Any
+) -> None:
+    assert getattr(load_settings(), field) != meant
+    monkeypatch.setenv(variable, value)
+
+    assert getattr(load_settings(), field) == meant
+
+
+@pytest.mark.parametrize("variable", sorted(VARIABLES))
+def test_a_variable_that_is_set_and_empty_is_not_set(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    monkeypatch.setenv(variable, "")
+
+    assert load_settings() == Settings()
+    monkeypatch.delenv(variable)
+    assert load_settings().model_dump() == Settings().model_dump()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "right"),
+    [
+        ("LOG_LEVEL", "LOUD", "'DEBUG', 'INFO', 'WARNING', 'ERROR' or 'CRITICAL'"),
+        ("LOG_FORMAT", "xml", "'json' or 'console'"),
+        ("BACKGROUND_TASK_INTERVAL", "soon", "write it like 90s, 30m, 24h"),
+        ("BACKGROUND_TASK_INTERVAL", "0", "more than 0"),
+        ("BACKGROUND_TASK_INTERVAL", "0.5", "write it like 90s, 30m, 24h"),
+        ("BACKGROUND_TASK_INTERVAL", "1m\n2m", "write it like 90s, 30m, 24h"),
+        ("BACKGROUND_TASK_BATCH_SIZE", "0", "greater than or equal to 1"),
+        ("BACKGROUND_TASK_BATCH_SIZE", "100001", "less than or equal to 100000"),
+        ("BACKGROUND_TASK_BATCH_SIZE", "many", "a valid integer"),
+        ("BACKGROUND_TASK_TIME_BUDGET", "-1", "write it like 90s, 30m, 24h"),
+        ("BACKGROUND_TASK_ENABLE_METRICS", "maybe", "true or false"),
+        ("BACKGROUND_TASK_IDLE_TIMEOUT", "30 minutes", "write it like 90s, 30m, 24h"),
+        ("BACKGROUND_TASK_EXPIRE_AFTER", "3651d", "at most 3650d"),
+        ("BACKGROUND_TASK_IDLE_ENABLED", "2", "true or false"),
+        ("BACKGROUND_TASK_EXPIRED_ENABLED", "ja", "true or false"),
+        ("BACKGROUND_TASK_IDLE_INTERVAL_MULTIPLIER", "0", "greater than or equal to 1"),
+        ("BACKGROUND_TASK_EXPIRED_INTERVAL_MULTIPLIER", "1.5", "a valid integer"),
+        ("BACKGROUND_TASK_IDLE_SCHEDULE", "* * * *", "give five fields"),
+        ("BACKGROUND_TASK_IDLE_SCHEDULE", "61 * * * *", "crontab(5)"),
+        ("BACKGROUND_TASK_EXPIRED_SCHEDULE", "0 0 30 2 *", "crontab(5)"),
+        ("BACKGROUND_TASK_EXPIRED_SCHEDULE", "TZ=Mars/Base 0 0 * * *", "give a name such as Europe/Paris"),
+        ("BACKGROUND_TASK_EXPIRED_SCHEDULE", "TZ= 0 0 * * *", "give a name such as Europe/Paris"),
+        ("BACKGROUND_TASK_EXPIRED_SCHEDULE", "TZ=Europe/Paris", "give five fields"),
+    ],
+)
+def test_a_value_that_makes_no_sense_is_one_line_with_the_variable_the_value_and_what_would_be_right(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, right: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+
+    with pytest.raises(SettingsError) as refused:
+        load_settings()
+
+    said = str(refused.value)
+    assert said.startswith(f"{variable}={value!r}: ")
+    assert right in said
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "right"),
+    [
+        ("DATABASE_URL", "mysql://root:pa55word@host/name", "'mysql' is not supported; use postgresql://"),
+        ("DATABASE_URL", "root:pa55word@host", "write it like postgresql://user:password@host/name"),
+        ("DATABASE_URL", "postgresql://root:pa55word@host:port/name", "write it like postgresql://"),
+        ("DATABASE_URL", "pa55word", "write it like postgresql://"),
+        ("REDIS_URL", "http://:pa55word@host", "write it like redis://host:6379/0"),
+        ("REDIS_URL", ":pa55word@host", "write it like redis://host:6379/0"),
+    ],
+)
+def test_a_url_that_makes_no_sense_is_one_line_without_its_password(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, right: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+
+    with pytest.raises(SettingsError) as refused:
+        load_settings()
+
+    said = str(refused.value)
+    assert said.startswith(f"{variable}: ")
+    assert right in said
+    assert "pa55word" not in said
+    assert "\n" not in said
+
+
+def test_several_values_that_make_no_sense_are_all_named_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOG_LEVEL", "LOUD")
+    monkeypatch.setenv("BACKGROUND_TASK_BATCH_SIZE", "0")
+
+    with pytest.raises(SettingsError, match=r"^LOG_LEVEL='LOUD': [^\n]*; BACKGROUND_TASK_BATCH_SIZE='0': [^\n]*$"):
+        load_settings()
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg", "postgresql+psycopg2"])
+def test_every_way_to_write_postgresql_uses_our_driver(monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
+    monkeypatch.setenv("DATABASE_URL", f"{scheme}://me:pa55word@host:5433/name?sslmode=require")
+
+    url = load_settings().database
+
+    assert url.render_as_string(hide_password=False) == (
+        "postgresql+psycopg://me:pa55word@host:5433/name?sslmode=require"
+    )
+
+
+def test_the_embedded_database_is_in_the_data_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("ADJOURN_DATA_DIR", str(tmp_path))
+
+    assert load_settings().database.database == str(tmp_path / "adjourn.db")
+
+
+def test_the_home_directory_may_be_written_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ADJOURN_DATA_DIR", "~/conversations")
+
+    assert load_settings().database.database == str(Path.home() / "conversations" / "adjourn.db")
+
+
+def test_a_task_has_its_own_schedule_of_multiples_of_the_interval_or_a_cron_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("BACKGROUND_TASK_INTERVAL", "10")
+    monkeypatch.setenv("BACKGROUND_TASK_IDLE_INTERVAL_MULTIPLIER", "3")
+    monkeypatch.setenv("BACKGROUND_TASK_EXPIRED_INTERVAL_MULTIPLIER", "5")
+    assert load_settings().schedule(Task.IDLE) == Every(seconds=30)
+    assert load_settings().schedule(Task.EXPIRED) == Every(seconds=50)
+
+    monkeypatch.setenv("BACKGROUND_TASK_EXPIRED_SCHEDULE", "CRON_TZ=Europe/Paris 0 3 * * *")
+    assert load_settings().schedule(Task.IDLE) == Every(seconds=30)
+    assert load_settings().schedule(Task.EXPIRED) == Cron("0 3 * * *", tz="Europe/Paris")
+
+
+@pytest.mark.parametrize("task", Task)
+def test_a_task_can_be_switched_off_without_the_other(monkeypatch: pytest.MonkeyPatch, task: Task) -> None:
+    name = "IDLE" if task is Task.IDLE else "EXPIRED"
+    monkeypatch.setenv(f"BACKGROUND_TASK_{name}_ENABLED", "false")
+
+    settings = load_settings()
+
+    assert [other for other in Task if not settings.is_enabled(other)] == [task]
+
+
+def test_the_longest_interval_times_the_largest_multiplier_is_refused_or_has_a_next_slot(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("BACKGROUND_TASK_INTERVAL", "3650d")
+    monkeypatch.setenv("BACKGROUND_TASK_IDLE_INTERVAL_MULTIPLIER", "100000")
+    try:
+        schedule = load_settings().schedule(Task.IDLE)
+    except SettingsError:
+        return
+    assert schedule.slot_after(NOON) > NOON
+
+
+def test_what_a_caller_gives_comes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BACKGROUND_TASK_BATCH_SIZE", "7")
+
+    assert load_settings(BACKGROUND_TASK_BATCH_SIZE=9).batch_size == 9
