@@ -12,7 +12,7 @@ from actors.engine import get_engine
 from actors.settings import settings
 from services.database import check_database
 from services.errors import AdjournError
-from services.redis_server import check_redis
+from services.redis_client import check_redis
 from services.schedules import Schedule
 
 

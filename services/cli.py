@@ -30,7 +30,7 @@ def run(
     interval: Annotated[str | None, typer.Option(help="From one sweep to the next: 10, 90s, 5m.")] = None,
 ) -> None:
     """Run scheduler and worker on this machine; SQLite and a private Redis unless the environment names others."""
-    from services.run import run_once, run_until_stopped
+    from services.embedded.run import run_once, run_until_stopped
 
     given = {"BACKGROUND_TASK_BATCH_SIZE": batch_size, "BACKGROUND_TASK_INTERVAL": interval}
     overrides = {variable: value for variable, value in given.items() if value is not None}
@@ -48,8 +48,8 @@ def migrate(
 ) -> None:
     """Make or update the tables in DATABASE_URL."""
     from services import migrations
-    from services.data_directory import prepare_data_directory
     from services.database import check_reachable, create_database_engine, shown_url
+    from services.embedded.data_directory import prepare_data_directory
     from services.settings import load_settings
 
     settings = load_settings()
@@ -79,7 +79,7 @@ def simulate(
     """Replay a message history on a simulated clock, to see what timeouts would have done to it."""
     import signal
 
-    from services.simulation_report import print_simulation
+    from services.simulation.report import print_simulation
 
     # Stopped by a supervisor, it still takes away its schema and its files.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))

@@ -19,7 +19,7 @@ from sqlmodel import Session
 
 from services import migrations
 from services.database import create_database_engine, open_session, parse_database_url
-from services.redis_server import PrivateRedis
+from services.embedded.redis_server import PrivateRedis
 
 _copies = itertools.count()
 

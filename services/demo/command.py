@@ -9,9 +9,9 @@ from rich.console import Console
 
 from services.database import create_database_engine
 from services.demo.show import TIMEOUTS, run_demo
+from services.embedded.stack import Stack
 from services.logs import configure_logging
 from services.settings import Settings, load_settings
-from services.stack import Stack
 
 #: What the demo runs with. Nothing else of the environment counts: it must never write to a database that is in use.
 _VARIABLES = {"BACKGROUND_TASK_INTERVAL": "1", "LOG_FORMAT": "console"}

@@ -97,7 +97,7 @@ def test_one_failing_task_does_not_stop_the_other(postgresql_url: str, redis_url
 
 
 def test_the_scheduler_goes_on_when_redis_was_away(sqlite_url: str, tmp_path: Path) -> None:
-    from services.redis_server import PrivateRedis  # noqa: PLC0415 - one that this test may stop
+    from services.embedded.redis_server import PrivateRedis  # noqa: PLC0415 - one that this test may stop
 
     server = PrivateRedis(tmp_path / "redis").start()
     variables = {"DATABASE_URL": sqlite_url, "REDIS_URL": server.url, "BACKGROUND_TASK_INTERVAL": "1"}

@@ -60,7 +60,9 @@ def test_in_json_every_line_of_every_process_is_json(tmp_path: Path) -> None:
         assert stack.wait() == 0
 
     lines = [json.loads(line) for line in stack.output.splitlines()]
-    assert {"dramatiq.MainProcess", "periodiq", "services.cycle", "services.stack"} <= {one["logger"] for one in lines}
+    assert {"dramatiq.MainProcess", "periodiq", "services.cycle", "services.embedded.stack"} <= {
+        one["logger"] for one in lines
+    }
     assert all({"message", "level", "timestamp", "process"} <= set(line) for line in lines)
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import redis
 
+from services.embedded.redis_server import PrivateRedis, find_redis_server
 from services.errors import RedisUnavailableError
-from services.redis_server import PrivateRedis, check_redis, find_redis_server
+from services.redis_client import check_redis
 
 
 def test_what_was_enqueued_outlives_a_run(tmp_path: Path) -> None:

@@ -15,16 +15,9 @@ from sqlalchemy import create_engine, text
 from models import ConversationStatus, EventCause
 from services.database import create_database_engine, open_session
 from services.errors import HistoryError, InvalidValueError
-from services.history import Message, read_history
-from services.simulation import (
-    CUT_SHORT_WITHIN,
-    CutShort,
-    Distribution,
-    EndedConversation,
-    Outcome,
-    compare,
-    replayed,
-)
+from services.simulation.history import Message, read_history
+from services.simulation.outcomes import CUT_SHORT_WITHIN, CutShort, Distribution, EndedConversation, Outcome
+from services.simulation.replay import compare, replayed
 from services.timeouts import Timeouts
 from tests.support import MOMENT, NOON, all_conversations, all_events, open_conversation
 

@@ -266,7 +266,7 @@ def test_a_tick_in_vain_is_logged_and_the_next_one_is_sent_when_redis_is_back(tm
     script = f"""
 import os
 from pathlib import Path
-from services.redis_server import PrivateRedis
+from services.embedded.redis_server import PrivateRedis
 server = PrivateRedis(Path({str(tmp_path / "redis")!r}))
 os.environ["REDIS_URL"] = server.url
 import actors, redis

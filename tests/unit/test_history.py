@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.errors import HistoryError
-from services.history import LONGEST_LINE, STANDARD_INPUT, Direction, Message, read_history, replayable
+from services.simulation.history import LONGEST_LINE, STANDARD_INPUT, Direction, Message, read_history, replayable
 
 HEADER = b"at,session_key,owner,direction\n"
 ROW = b"2026-01-31T12:00:00Z,a,acme,inbound\n"

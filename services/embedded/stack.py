@@ -13,11 +13,12 @@ from types import TracebackType
 from typing import Self, TextIO
 
 from services import migrations
-from services.child import Child, find_command
-from services.data_directory import hold_data_directory, prepare_data_directory
 from services.database import check_database, create_database_engine
+from services.embedded.child import Child, find_command
+from services.embedded.data_directory import hold_data_directory, prepare_data_directory
+from services.embedded.redis_server import PrivateRedis
 from services.logs import get_logger
-from services.redis_server import PrivateRedis, check_redis
+from services.redis_client import check_redis
 from services.settings import Settings
 
 #: How long the commands may take to stop, in seconds, before they are killed: the whole run is gone within two.
@@ -27,7 +28,7 @@ WORKER_TIMEOUT_MS = 200
 METRICS_PORT = 9191
 
 log = get_logger(__name__)
-_PACKAGES = Path(__file__).resolve().parent.parent
+_PACKAGES = Path(__file__).resolve().parents[2]
 
 
 class Stack:

@@ -7,10 +7,10 @@ from types import FrameType
 
 from services.cycle import run_task
 from services.database import create_database_engine
+from services.embedded.stack import Stack, prepare_database
 from services.errors import AdjournError
 from services.logs import configure_logging
 from services.settings import load_settings
-from services.stack import Stack, prepare_database
 from services.sweeps import Task
 
 

@@ -15,10 +15,11 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from services import history
 from services.errors import InvalidValueError
-from services.history import STANDARD_INPUT, replayable
-from services.simulation import Distribution, EndedConversation, Outcome, compare, replayed
+from services.simulation import history
+from services.simulation.history import STANDARD_INPUT, replayable
+from services.simulation.outcomes import Distribution, EndedConversation, Outcome
+from services.simulation.replay import compare, replayed
 from services.timeouts import Timeouts, format_duration, parse_duration
 
 #: A table for people, a column for each idle timeout; one object with a list of results; or an object a conversation.

@@ -6,37 +6,34 @@ or a SQLite file that is given and has no conversations. Nothing that was there 
 
 import heapq
 import signal
-import sqlite3
-import tempfile
-import uuid
-from collections import Counter, defaultdict
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from functools import partial
 from itertools import groupby
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 from zlib import crc32
 
-from sqlalchemy import URL, Connection, Engine, Select, collate, event, select
+from sqlalchemy import Engine, Select, collate, select
 from sqlmodel import Session
 
 from models.conversation import ConversationStatus, conversations
 from models.event import conversation_events
 from services import migrations
 from services.conversations import Activity, open_or_resume_conversation
-from services.database import create_database_engine, open_session, parse_database_url, reading
+from services.database import open_session, parse_database_url, reading
 from services.errors import InvalidValueError
-from services.history import Message, Progress, read_history
+from services.simulation.databases import own_database, sqlite_engine, temporary_databases
+from services.simulation.history import Message, Progress, read_history
+from services.simulation.outcomes import CUT_SHORT_WITHIN, CutShort, Distribution, EndedConversation, Outcome
+from services.simulation.tally import Tally
 from services.sweeps import process_expired_conversations, process_idle_conversations
 from services.timeouts import Timeouts
 
-#: A conversation counts as cut short when the customer wrote again within this time of its deadline.
-CUT_SHORT_WITHIN = (timedelta(minutes=5), timedelta(minutes=15), timedelta(minutes=60))
 #: From one sweep to the next on the simulated clock, unless the timeouts are longer. Production sweeps each minute;
 #: the outcome is the same, and years of a history would be millions of sweeps.
 SHORTEST_SWEEP_INTERVAL = timedelta(hours=1)
@@ -49,69 +46,8 @@ _CHANNEL = "simulation"
 _FROM_NUMBER = "customer"
 _TO_NUMBER = "inbox"
 
-_TABLES = ("conversation_events", "conversations", "alembic_version")
 _c = conversations.c
 _e = conversation_events.c
-
-
-@dataclass(frozen=True, slots=True)
-class EndedConversation:
-    """A conversation of the replay, as it ended."""
-
-    session_key: str
-    opened_at: datetime
-    last_activity_at: datetime
-    #: What ended it: the earlier of its idle deadline and its expiry.
-    deadline: datetime
-    status: ConversationStatus
-    messages: int
-
-    @property
-    def duration(self) -> timedelta:
-        """From its opening to its last activity."""
-        return self.last_activity_at - self.opened_at
-
-
-@dataclass(frozen=True, slots=True)
-class Distribution:
-    """Percentiles by nearest rank: each is a value that occurs, and at most the named share of the values is above."""
-
-    p50: float
-    p90: float
-    p99: float
-    max: float
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> "Distribution":
-        """Return the distribution of ``values``, which are not empty."""
-        ranked = sorted(values)
-        at = {percent: ranked[-(-percent * len(ranked) // 100) - 1] for percent in (50, 90, 99)}
-        return cls(p50=at[50], p90=at[90], p99=at[99], max=ranked[-1])
-
-
-@dataclass(frozen=True, slots=True)
-class CutShort:
-    """How many conversations ended though the customer had not done."""
-
-    #: The customer wrote again at the deadline or at most this long after it.
-    within: timedelta
-    count: int
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What one pair of timeouts makes of a history."""
-
-    timeouts: Timeouts
-    messages: int
-    conversations: int
-    ended_idle: int
-    ended_expired: int
-    #: From opening to last activity, in seconds.
-    duration: Distribution
-    messages_a_conversation: Distribution
-    #: For each of ``CUT_SHORT_WITHIN``.
-    cut_short: tuple[CutShort, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,13 +143,13 @@ def replayed(
     interval = sweep_interval or max(SHORTEST_SWEEP_INTERVAL, min(timeouts.idle, timeouts.expiry))
     script = _Script(history, timeouts, interval)
     if database is None:
-        with _temporary_databases(processes) as paths:
+        with temporary_databases(processes) as paths:
             told = _replay_in_processes(script, paths, progress)
             with ExitStack() as opened:
-                engines = [opened.enter_context(_sqlite_engine(path)) for path in paths]
+                engines = [opened.enter_context(sqlite_engine(path)) for path in paths]
                 yield Replay(timeouts, list(zip(engines, told, strict=True)))
         return
-    with _own_database(parse_database_url(database)) as (engine, discard):
+    with own_database(parse_database_url(database)) as (engine, discard):
         try:
             told_here = _replay(script, engine, progress=progress)
         except BaseException:
@@ -260,12 +196,12 @@ def _replay_in_processes(script: _Script, paths: Sequence[Path], progress: Progr
 
 
 def _replay_in_file(script: _Script, path: Path, progress: Progress | None = None) -> _Told:
-    with _sqlite_engine(path) as engine:
+    with sqlite_engine(path) as engine:
         return _replay(script, engine, progress=progress)
 
 
 def _replay(script: _Script, engine: Engine, *, progress: Progress | None) -> _Told:
-    tally = _Tally()
+    tally = Tally()
     sweeps = _Sweeps(engine, script.sweep_interval)
     migrations.upgrade(engine)
     with open_session(engine) as session, closing(script.messages(progress)) as messages:
@@ -323,45 +259,6 @@ class _Sweeps:
             self._next_at += self._interval * ((now - self._next_at) // self._interval + 1)
 
 
-class _Tally:
-    """What the messages tell beyond what the database keeps."""
-
-    def __init__(self) -> None:
-        self.sizes: dict[str, list[int]] = defaultdict(list)
-        self.latest_deadline: datetime | None = None
-        self._deadlines: dict[str, datetime] = {}
-        #: By session key, the deadlines of ended conversations after which the customer has not written again.
-        self._unanswered: dict[str, list[datetime]] = {}
-        self._returned = dict.fromkeys(CUT_SHORT_WITHIN, 0)
-
-    def add(self, message: Message, activity: Activity) -> None:
-        key, deadline = message.session_key, activity.conversation.deadline
-        if activity.opened:
-            self.sizes[key].append(1)
-            if key in self._deadlines:
-                self._ended(key, self._deadlines[key], message.at)
-        else:
-            self.sizes[key][-1] += 1
-        if message.may_be_from_customer:
-            self._returns(self._unanswered.pop(key, ()), message.at)
-        self._deadlines[key] = deadline
-        if self.latest_deadline is None or deadline > self.latest_deadline:
-            self.latest_deadline = deadline
-
-    @property
-    def cut_short(self) -> list[int]:
-        return list(self._returned.values())
-
-    def _ended(self, key: str, deadline: datetime, now: datetime) -> None:
-        unanswered = [earlier for earlier in self._unanswered.get(key, ()) if now - earlier <= CUT_SHORT_WITHIN[-1]]
-        self._unanswered[key] = [*unanswered, deadline]
-
-    def _returns(self, deadlines: Iterable[datetime], now: datetime) -> None:
-        for deadline in deadlines:
-            for within in CUT_SHORT_WITHIN:
-                self._returned[within] += now - deadline <= within
-
-
 def _conversations_of(engine: Engine, sizes: Mapping[str, Sequence[int]]) -> Iterator[EndedConversation]:
     with reading(engine) as connection:
         ended = _ended_conversations(connection.dialect.name)
@@ -385,100 +282,3 @@ def _ended_conversations(dialect: str) -> Select[Any]:
         .join(conversation_events, (_e.conv_id == _c.conv_id) & _e.ended.is_(True))
         .order_by(by_code_point, _c.created_at)
     )
-
-
-@contextmanager
-def _temporary_databases(count: int) -> Iterator[list[Path]]:
-    with tempfile.TemporaryDirectory(prefix="adjourn-simulation-") as directory:
-        yield [Path(directory, f"simulation-{number}.db") for number in range(count)]
-
-
-@contextmanager
-def _own_database(url: URL) -> Iterator[tuple[Engine, Callable[[], None]]]:
-    """Give an engine on a database that is given, in what is the simulation's own, and how to undo a failed replay."""
-    if url.get_backend_name() == "postgresql":
-        with _postgresql_schema(url) as engine:
-            yield engine, _nothing
-        return
-    path = _sqlite_path(url)
-    tables = _tables_of(path)
-    if tables & set(_TABLES):
-        raise InvalidValueError(
-            f"{path} has conversations, and a simulation touches none; give a SQLite file that does not exist yet"
-        )
-    with _sqlite_engine(path) as engine:
-        yield engine, partial(_clear, path) if tables else partial(_remove, path)
-
-
-def _nothing() -> None:
-    """Undo nothing: the schema goes anyway."""
-
-
-@contextmanager
-def _sqlite_engine(path: Path) -> Iterator[Engine]:
-    engine = create_database_engine(URL.create("sqlite", database=str(path)))
-    event.listen(engine, "connect", _trust_the_machine)
-    try:
-        yield engine
-    finally:
-        engine.dispose()
-
-
-def _trust_the_machine(connection: sqlite3.Connection, _record: Any) -> None:
-    # A simulation that a power cut ends is run again.
-    connection.execute("PRAGMA synchronous = OFF")
-
-
-@contextmanager
-def _postgresql_schema(url: URL) -> Iterator[Engine]:
-    schema = f"adjourn_simulation_{uuid.uuid4().hex}"
-    outside = create_database_engine(url)
-    engine = create_database_engine(url)
-
-    def stay_inside(connection: Connection) -> None:
-        # For each transaction, not for each connection: behind a pooler those are not the same, and the tables of the
-        # same name outside must stay out of reach.
-        connection.exec_driver_sql(f"SET LOCAL search_path TO {schema}")
-
-    event.listen(engine, "begin", stay_inside)
-    try:
-        with outside.begin() as connection:
-            connection.exec_driver_sql(f"CREATE SCHEMA {schema}")
-        try:
-            yield engine
-        finally:
-            engine.dispose()
-            with outside.begin() as connection:
-                connection.exec_driver_sql(f"DROP SCHEMA {schema} CASCADE")
-    finally:
-        outside.dispose()
-
-
-def _sqlite_path(url: URL) -> Path:
-    if not url.database or url.database == ":memory:" or url.database.startswith("file:"):
-        raise InvalidValueError(f"{url.render_as_string()} names no file; write it like sqlite:///simulation.db")
-    return Path(url.database).absolute()
-
-
-def _tables_of(path: Path) -> set[str]:
-    """Return the names of a SQLite file's tables, without changing a byte of it."""
-    if not path.exists():
-        return set()
-    try:
-        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
-            return {name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
-    except sqlite3.Error as error:
-        raise InvalidValueError(
-            f"{path} cannot be used as a SQLite file: {error}; give one that does not exist yet"
-        ) from None
-
-
-def _clear(path: Path) -> None:
-    with closing(sqlite3.connect(path)) as connection:
-        for table in _TABLES:
-            connection.execute(f"DROP TABLE IF EXISTS {table}")
-
-
-def _remove(path: Path) -> None:
-    for suffix in ("", "-wal", "-shm"):
-        Path(f"{path}{suffix}").unlink(missing_ok=True)

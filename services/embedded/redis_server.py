@@ -1,4 +1,4 @@
-"""Redis: whether one answers, and a private one for a machine that has none."""
+"""A private redis-server for a machine that has none, or none to spare."""
 
 import os
 import shutil
@@ -9,31 +9,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
-import redis
-
-from services.child import tethered
+from services.embedded.child import tethered
 from services.errors import RedisUnavailableError
+from services.redis_client import check_redis
 
-#: How long to wait for Redis to answer, in seconds.
-ANSWER_TIMEOUT = 3.0
 #: How long a private server may take to load its data and answer, in seconds.
 START_TIMEOUT = 10.0
 #: The longest path of a Unix socket: ``sun_path`` of macOS, the shorter one, less its end.
 LONGEST_SOCKET_PATH = 103
-
-
-def check_redis(url: str) -> None:
-    """Return when the Redis at ``url`` answers.
-
-    Raises RedisUnavailableError.
-    """
-    try:
-        with redis.Redis.from_url(
-            url, socket_connect_timeout=ANSWER_TIMEOUT, socket_timeout=ANSWER_TIMEOUT, retry=None
-        ) as client:
-            client.ping()
-    except (redis.RedisError, OSError, ValueError) as error:
-        raise RedisUnavailableError.at(url, error) from None
 
 
 def find_redis_server() -> str:

@@ -35,7 +35,7 @@ def find_command(name: str) -> str:
 
 def tethered(arguments: Sequence[str]) -> list[str]:
     """Return the arguments that run a command which does not outlive this process."""
-    return [sys.executable, "-m", "services.tether", str(os.getpid()), *arguments]
+    return [sys.executable, "-m", "services.embedded.tether", str(os.getpid()), *arguments]
 
 
 class Child:

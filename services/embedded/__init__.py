@@ -1,0 +1,1 @@
+"""``adjourn run``: everything on one machine, with SQLite and a private Redis unless the settings name others."""

@@ -1,0 +1,1 @@
+"""``adjourn simulate``: what timeouts would have done to a message history."""
