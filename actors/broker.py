@@ -4,7 +4,6 @@ import dramatiq
 import redis
 from dramatiq.brokers.redis import RedisBroker
 from dramatiq.middleware import Middleware, default_middleware
-from dramatiq.middleware.prometheus import Prometheus
 
 from actors.settings import settings
 from actors.startup import WorkerStart
@@ -37,6 +36,9 @@ def create_broker() -> TickBroker:
     """Return the broker of ``REDIS_URL`` with dramatiq's default middleware, Prometheus and ours."""
     middleware: list[Middleware] = [make() for make in default_middleware]
     if settings.enable_metrics:
+        # Its import makes a directory for the metrics.
+        from dramatiq.middleware.prometheus import Prometheus  # noqa: PLC0415
+
         middleware.insert(0, Prometheus())
     return TickBroker(url=settings.broker_url, middleware=[*middleware, TickMiddleware(), WorkerStart()])
 

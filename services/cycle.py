@@ -26,7 +26,7 @@ def run_task(task: Task, engine: Engine, settings: Settings) -> Sweep:
         task=task.value,
         count=sweep.count,
         batches=sweep.batches,
-        seconds=round(sweep.duration, 3),
+        duration=round(sweep.duration, 3),
         drained=sweep.drained,
         sweep_id=str(sweep.sweep_id),
     )
