@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, TextIO
 
+from services.embedded import tether
 from services.errors import AdjournError
 
 #: How the masters of dramatiq and Periodiq write before, or without, loading our format.
@@ -35,7 +36,8 @@ def find_command(name: str) -> str:
 
 def tethered(arguments: Sequence[str]) -> list[str]:
     """Return the arguments that run a command which does not outlive this process."""
-    return [sys.executable, "-m", "services.embedded.tether", str(os.getpid()), *arguments]
+    # By its path, isolated: the directory that a person stands in may have a package `services` of its own.
+    return [sys.executable, "-I", tether.__file__, str(os.getpid()), *arguments]
 
 
 class Child:
@@ -97,8 +99,10 @@ def _pass_on(lines: IO[str], output: TextIO) -> None:
     for line in lines:
         foreign = _FOREIGN_LINE.match(line)
         if foreign is None:
-            output.write(line)
-            output.flush()
+            # Whoever read our lines may be gone: go on taking them, or the commands would wait for us forever.
+            with suppress(OSError, ValueError):
+                output.write(line)
+                output.flush()
             continue
         logger = logging.getLogger(foreign["logger"])
         level = logging.getLevelNamesMapping().get(foreign["level"], logging.INFO)

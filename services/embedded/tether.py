@@ -1,4 +1,4 @@
-"""Become another command, tied to its parent: ``python -m services.embedded.tether PARENT COMMAND...``.
+"""Become another command, tied to its parent: ``python tether.py PARENT COMMAND...``.
 
 Linux sends the command SIGTERM when its parent dies, however that dies, so that nothing of a killed run goes on.
 Elsewhere the command is simply run.

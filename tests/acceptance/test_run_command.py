@@ -104,6 +104,16 @@ def test_it_ends_when_its_worker_does(tmp_path: Path) -> None:
         assert processes_about(str(tmp_path / "data")) == []
 
 
+def test_packages_of_the_same_names_where_a_person_stands_do_not_matter(tmp_path: Path) -> None:
+    for package in ("actors", "models", "services", "migrations"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").write_text("raise RuntimeError('the wrong package')")
+    data = {"ADJOURN_DATA_DIR": str(tmp_path / "data"), "BACKGROUND_TASK_INTERVAL": "1", "LOG_LEVEL": "DEBUG"}
+    with running("adjourn", "run", directory=tmp_path, variables=data) as stack:
+        stack.wait_for_output("swept", times=2)
+        assert "the wrong package" not in stack.output
+
+
 def test_a_long_path_has_its_socket_elsewhere(tmp_path: Path) -> None:
     data = tmp_path / ("a" * 60) / ("b" * 60)
     with running("adjourn", "run", directory=tmp_path, variables={"ADJOURN_DATA_DIR": str(data)}) as stack:
