@@ -25,10 +25,10 @@ run: $(READY) ## Run everything on this machine: scheduler, worker, embedded SQL
 	@exec $(BIN)/adjourn run
 
 run-worker: $(READY) ## Run a worker (dramatiq actors) against DATABASE_URL and REDIS_URL
-	@PATH="$(abspath $(BIN)):$$PATH" exec $(BIN)/dramatiq actors
+	@dramatiq_prom_db="$${dramatiq_prom_db:-$$(mktemp -d)}" exec $(BIN)/dramatiq actors
 
 run-scheduler: $(READY) ## Run a scheduler (periodiq actors) against REDIS_URL
-	@PATH="$(abspath $(BIN)):$$PATH" exec $(BIN)/periodiq actors
+	@exec $(BIN)/periodiq actors
 
 demo: $(READY) ## Watch real conversations being closed and expired, for a minute
 	@exec $(BIN)/adjourn demo

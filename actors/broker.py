@@ -1,5 +1,7 @@
 """The broker that workers and scheduler share. Nothing is connected until the first message."""
 
+import os
+
 import dramatiq
 import redis
 from dramatiq.brokers.redis import RedisBroker
@@ -9,6 +11,10 @@ from actors.settings import settings
 from actors.startup import WorkerStart
 from actors.ticks import TickMiddleware, is_tick
 from services.logs import configure_logging, get_logger
+from services.settings import unknown_variables
+
+#: How long Redis may take to answer a command, in seconds.
+REDIS_TIMEOUT = 5.0
 
 log = get_logger(__name__)
 
@@ -24,10 +30,12 @@ class TickBroker(RedisBroker):
         """Enqueue a message as RedisBroker does; a tick in vain is logged, not raised."""
         try:
             enqueued: dramatiq.Message[None] = super().enqueue(message, delay=delay)
-        except (redis.ConnectionError, redis.TimeoutError) as error:
+        except redis.RedisError as error:
             if not is_tick(message):
                 raise
-            log.error("tick lost", actor=message.actor_name, reason=str(error))  # noqa: TRY400 - the reason says all
+            # After a timeout nobody knows whether Redis took it.
+            what = "tick unconfirmed" if isinstance(error, redis.TimeoutError) else "tick lost"
+            log.error(what, actor=message.actor_name, slot=message.options["scheduled_at"], reason=str(error))  # noqa: TRY400 - the reason says all
             return message
         return enqueued
 
@@ -40,9 +48,14 @@ def create_broker() -> TickBroker:
         from dramatiq.middleware.prometheus import Prometheus  # noqa: PLC0415
 
         middleware.insert(0, Prometheus())
-    return TickBroker(url=settings.broker_url, middleware=[*middleware, TickMiddleware(), WorkerStart()])
+    client = redis.Redis.from_url(
+        settings.broker_url, socket_connect_timeout=REDIS_TIMEOUT, socket_timeout=REDIS_TIMEOUT
+    )
+    return TickBroker(client=client, middleware=[*middleware, TickMiddleware(), WorkerStart()])
 
 
 configure_logging(level=settings.log_level, style=settings.log_format)
+for variable in unknown_variables(os.environ):
+    log.warning("unknown setting, ignored", variable=variable)
 broker = create_broker()
 dramatiq.set_broker(broker)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import cache
 
 import dramatiq
@@ -48,6 +48,15 @@ class Scheduled(Schedule):
         """Start the scheduler when that has not been done, then answer."""
         start_scheduler()
         return super().validate(date)
+
+    def next_valid_date(self, last: datetime) -> datetime:
+        """Return the first slot after ``last`` that is still to come.
+
+        When sends take longer than the interval, Periodiq would call itself at once, and again, until Python's stack
+        is full; the slots that are gone by then count as the latest of them.
+        """
+        coming = super().next_valid_date(last)
+        return max(coming, self.slot_after(datetime.now(UTC)))
 
     def slot_at(self, instant: datetime) -> datetime | None:
         """Return the latest slot at or before ``instant``."""

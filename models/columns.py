@@ -1,5 +1,6 @@
 """Column types that mean the same on PostgreSQL and on SQLite."""
 
+import re
 import uuid
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -87,6 +88,17 @@ def enum_as_text(values: type[EnumT]) -> TypeEngine[EnumT]:
     return held
 
 
+_PLAIN_INSTANT = re.sub("0", "[0-9]", "0000-00-00 00:00:00.000000")
+
+
+def readable_check(table: str, columns: tuple[str, ...]) -> CheckConstraint:
+    """Return PostgreSQL's CHECK that instants are those that Python can read: no infinity, no year beyond 9999."""
+    bounds = "'0001-01-02 00:00:00+00'::timestamptz AND '9999-12-30 00:00:00+00'::timestamptz"
+    return CheckConstraint(
+        " AND ".join(f"{column} BETWEEN {bounds}" for column in columns), name=f"{table}_instants_check"
+    ).ddl_if(dialect="postgresql")
+
+
 def instant_check(table: str, column: str) -> CheckConstraint:
     """Return SQLite's CHECK that ``column`` holds an instant that exists, in any form of ISO 8601.
 
@@ -107,7 +119,7 @@ def instant_triggers(table: str, key: str, columns: tuple[str, ...]) -> list[str
     """
 
     def is_plain(column: str) -> str:
-        return f"{column} GLOB '????-??-?? ??:??:??.??????'"
+        return f"{column} GLOB '{_PLAIN_INSTANT}'"
 
     def plain(column: str) -> str:
         return f"CASE WHEN {is_plain(column)} THEN {column} ELSE strftime('%Y-%m-%d %H:%M:%f', {column}) || '000' END"

@@ -21,7 +21,15 @@ from sqlalchemy import (
 )
 from sqlmodel import Field, SQLModel
 
-from models.columns import JsonObject, UtcDateTime, UuidText, enum_as_text, instant_check, instant_triggers
+from models.columns import (
+    JsonObject,
+    UtcDateTime,
+    UuidText,
+    enum_as_text,
+    instant_check,
+    instant_triggers,
+    readable_check,
+)
 
 
 class ConversationStatus(StrEnum):
@@ -83,6 +91,7 @@ class Conversation(SQLModel, table=True):
             name="conversations_status_check",
         ),
         CheckConstraint(f"(ended_at IS NOT NULL) = ({ENDED_SQL})", name="conversations_ended_at_check"),
+        readable_check("conversations", _INSTANTS),
         *(instant_check("conversations", column) for column in _INSTANTS),
         # At most one active conversation on a key, whoever opens it.
         Index(
@@ -163,9 +172,31 @@ class Conversation(SQLModel, table=True):
 
 conversations: Table = SQLModel.metadata.tables["conversations"]
 _c = conversations.c
-for _trigger in instant_triggers("conversations", "conv_id", _INSTANTS):
-    _ddl = DDL(_trigger.replace("%", "%%"))  # type: ignore[no-untyped-call] # it takes % for its own formatting
-    event.listen(conversations, "after_create", _ddl.execute_if(dialect="sqlite"))
+
+#: What ended never changes again, whoever writes.
+_STAY_ENDED_ON_POSTGRESQL = f"""
+CREATE FUNCTION conversations_stay_ended() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'conversation % has ended and never changes again', OLD.conv_id USING ERRCODE = 'check_violation';
+END $$;
+CREATE TRIGGER conversations_stay_ended BEFORE UPDATE ON conversations FOR EACH ROW
+WHEN (OLD.{ENDED_SQL} AND (NEW.status, NEW.ended_at) IS DISTINCT FROM (OLD.status, OLD.ended_at))
+EXECUTE FUNCTION conversations_stay_ended()
+"""
+_STAY_ENDED_ON_SQLITE = f"""
+CREATE TRIGGER conversations_stay_ended BEFORE UPDATE OF status, ended_at ON conversations
+WHEN OLD.{ENDED_SQL} AND (NEW.status IS NOT OLD.status OR datetime(NEW.ended_at) IS NOT datetime(OLD.ended_at))
+BEGIN SELECT RAISE(ABORT, 'a conversation that has ended never changes again'); END
+"""
+for _dialect, _statement in [
+    ("postgresql", _STAY_ENDED_ON_POSTGRESQL),
+    ("sqlite", _STAY_ENDED_ON_SQLITE),
+    *(("sqlite", trigger) for trigger in instant_triggers("conversations", "conv_id", _INSTANTS)),
+]:
+    _ddl = DDL(_statement.strip().replace("%", "%%"))  # type: ignore[no-untyped-call] # it takes % for its own formatting
+    event.listen(conversations, "after_create", _ddl.execute_if(dialect=_dialect))
+_ddl = DDL("DROP FUNCTION IF EXISTS conversations_stay_ended()")  # type: ignore[no-untyped-call]
+event.listen(conversations, "after_drop", _ddl.execute_if(dialect="postgresql"))
 
 #: Predicate: it goes on. Spelled with literals, as the partial indexes are.
 active: ColumnElement[bool] = _c.status.in_([status_literal(status) for status in ACTIVE_STATUSES])

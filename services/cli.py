@@ -17,9 +17,23 @@ app = typer.Typer(
 )
 
 
+def _print_version(wanted: bool) -> None:  # noqa: FBT001 - as typer calls it
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"adjourn {version('adjourn')}")
+        raise typer.Exit
+
+
 @app.callback()
-def _commands() -> None:
-    """Keep ``adjourn`` a group, however few its commands are."""
+def _options(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Take what stands before the command."""
+    del version
 
 
 @app.command()
@@ -34,6 +48,8 @@ def run(
 
     given = {"BACKGROUND_TASK_BATCH_SIZE": batch_size, "BACKGROUND_TASK_INTERVAL": interval}
     overrides = {variable: value for variable, value in given.items() if value is not None}
+    if once and interval is not None:
+        raise typer.BadParameter("--once is one cycle: it has no --interval")
     if once:
         run_once(overrides)
     else:
@@ -48,8 +64,9 @@ def migrate(
 ) -> None:
     """Make or update the tables in DATABASE_URL."""
     from services import migrations
-    from services.database import check_reachable, create_database_engine, shown_url
+    from services.database import check_reachable, create_database_engine, reading, shown_url
     from services.embedded.data_directory import prepare_data_directory
+    from services.errors import InvalidValueError
     from services.settings import load_settings
 
     settings = load_settings()
@@ -57,8 +74,12 @@ def migrate(
         prepare_data_directory(settings.data_dir)
     engine = create_database_engine(settings.database)
     check_reachable(engine)
+    if revision == "base" and not down:
+        raise InvalidValueError("revision 'base': it is below any other; give --down as well to remove all tables")
     (migrations.downgrade if down else migrations.upgrade)(engine, revision)
-    typer.echo(f"{shown_url(engine)} is at {revision}")
+    with reading(engine) as connection:
+        installed = migrations.installed_revision(connection) or "base"
+    typer.echo(f"{shown_url(engine.url)} is at revision {installed}")
 
 
 @app.command()

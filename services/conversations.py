@@ -70,7 +70,8 @@ def open_or_resume_conversation(
     particulars are of the opening; a conversation that is resumed keeps its own. A message stamped earlier than the
     last activity counts, and moves no deadline back. Two callers at once get the same conversation.
 
-    Raises NaiveDatetimeError, and InvalidValueError which names the argument.
+    Raises NaiveDatetimeError, and InvalidValueError which names the argument, also when the active conversation on
+    ``session_key`` is another owner's.
     """
     now = require_aware(now, "now")
     pair = {"owner_id": owner_id, "channel": channel, "from_number": from_number, "to_number": to_number}
@@ -197,10 +198,14 @@ def _open_or_resume(session: Session, opening: dict[str, Any], now: datetime, ti
     conversation = _one_conversation(session, statement, row)
     if conversation is None:
         # There is an active one, which the statement has locked, but it is pending or past its deadline.
-        _SETTLING.apply(session.connection(), moment=now, settled_key=row["session_key"])
+        settled = {"settled_key": row["session_key"], "settled_owner": row["owner_id"]}
+        _SETTLING.apply(session.connection(), moment=now, **settled)
         conversation = _one_conversation(session, statement, row)
         if conversation is None:
-            raise RuntimeError(f"session key {row['session_key']!r}: changed while its row was locked")
+            raise InvalidValueError(
+                f"session_key: {row['session_key']!r} has an active conversation of another owner; "
+                "put the owner into the key, as canonical_session_key does"
+            )
     return Activity(conversation, opened=conversation.conv_id == row["conv_id"])
 
 
@@ -209,6 +214,7 @@ _SETTLING = Transition(
     status=status_at_moment(status_literal(ConversationStatus.PROGRESS)),
     cause=EventCause.ACTIVITY,
     where=(_c.session_key == bindparam("settled_key", type_=_c.session_key.type))
+    & (_c.owner_id == bindparam("settled_owner", type_=_c.owner_id.type))
     & or_(_c.status == status_literal(ConversationStatus.PENDING), overdue(MOMENT)),
 )
 #: The application closes a conversation.
@@ -223,7 +229,8 @@ _CLOSING = Transition(
 def _upsert(dialect: str) -> Returning:
     """Insert a conversation, or record activity on the one in progress on its key; neither when that is unsettled.
 
-    One round trip for nearly every message. It waits for a sweep that holds the row, then sees what that did.
+    One round trip for the first message, and from the third on: the second moves it out of ``pending``. It waits for a
+    sweep that holds the row, then sees what that did.
     """
     new = (sqlite.insert if dialect == "sqlite" else postgresql.insert)(conversations)
     arriving = new.excluded
@@ -235,7 +242,7 @@ def _upsert(dialect: str) -> Returning:
             "updated_at": case((later, arriving.updated_at), else_=_c.updated_at),
             "idle_at": case((later, arriving.idle_at), else_=_c.idle_at),
         },
-        where=_in_progress(arriving.updated_at),
+        where=_in_progress(arriving.updated_at) & (_c.owner_id == arriving.owner_id),
     )
     return select(Conversation).from_statement(upsert.returning(conversations))
 

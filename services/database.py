@@ -3,7 +3,7 @@
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, func, inspect, make_url, select, type_coerce
@@ -20,6 +20,9 @@ CONNECT_TIMEOUT = 5
 #: The first SQLite with what the statements use: RETURNING, UPDATE ... FROM, generated columns.
 OLDEST_SQLITE = (3, 35)
 
+#: A connection whose other end is gone is given up within half a minute, not when the kernel's two hours are over.
+_TCP = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 4, "tcp_user_timeout": 30_000}
+
 _DRIVERS = {"postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg", "sqlite": "sqlite"}
 
 
@@ -34,6 +37,10 @@ def parse_database_url(value: str) -> URL:
         raise InvalidValueError(
             "it is not a database URL; write it like postgresql://user:password@host/name or sqlite:///path"
         ) from None
+    if "@" in (url.host or ""):
+        raise InvalidValueError("its password has an @; percent-encode it, as %40")
+    if url.get_backend_name() == "sqlite" and url.database in {None, "", ":memory:"}:
+        raise InvalidValueError("it names no file; write it like sqlite:///path")
     driver = _DRIVERS.get(url.drivername.split("+")[0])
     if driver is None:
         raise InvalidValueError(f"{url.drivername!r} is not supported; use postgresql://… or sqlite:///path")
@@ -47,7 +54,7 @@ def create_database_engine(url: URL | str, **options: Any) -> Engine:
     """
     url = parse_database_url(url) if isinstance(url, str) else url
     if url.get_backend_name() == "sqlite":
-        engine = create_engine(url, connect_args={"timeout": SQLITE_BUSY_TIMEOUT}, **options)
+        engine = create_engine(url, connect_args={"timeout": SQLITE_BUSY_TIMEOUT}, hide_parameters=True, **options)
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
@@ -55,15 +62,27 @@ def create_database_engine(url: URL | str, **options: Any) -> Engine:
         url,
         # The statements re-check each row that they waited for, as READ COMMITTED does; a stricter level would fail.
         isolation_level="READ COMMITTED",
-        connect_args={"connect_timeout": CONNECT_TIMEOUT, "application_name": "adjourn"},
+        connect_args={"connect_timeout": CONNECT_TIMEOUT, "application_name": "adjourn", **_TCP},
         pool_pre_ping=True,
+        # Parameters are people's numbers and messages' metadata: not for a log.
+        hide_parameters=True,
         **options,
     )
 
 
-def open_session(engine: Engine) -> Session:
-    """Return a session whose objects stay readable after the commit."""
-    return Session(engine, expire_on_commit=False)
+def open_session(engine: Engine, *, read_only: bool = False) -> Session:
+    """Return a session whose objects stay readable after the commit.
+
+    On SQLite one that is not ``read_only`` waits for the one writer, and then is it, from its first statement on.
+    """
+    bound = engine.execution_options(read_only=True) if read_only else engine
+    return Session(bound, expire_on_commit=False)
+
+
+def limit_statements(connection: Connection, timeout: timedelta) -> None:
+    """Let PostgreSQL end any statement of this transaction that takes longer than ``timeout``, with an error."""
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(f"SET LOCAL statement_timeout = {round(timeout.total_seconds() * 1000)}")
 
 
 def current_time(connection: Connection) -> datetime:
@@ -91,34 +110,35 @@ def check_reachable(engine: Engine) -> None:
     except DBAPIError as error:
         hint = "; adjourn migrate makes the embedded one" if engine.dialect.name == "sqlite" else ""
         raise DatabaseUnavailableError(
-            f"cannot use the database at {shown_url(engine)}: {first_line(error)}{hint}"
+            f"cannot use the database at {shown_url(engine.url)}: {first_line(error)}{hint}"
         ) from None
 
 
 def check_database(engine: Engine) -> None:
-    """Return when the database answers and has the tables of this version.
+    """Return when the database answers and has the tables of this version, or those of a later one.
 
     Raises DatabaseUnavailableError or DatabaseNotMigratedError, each in one line.
     """
-    from services.migrations import head_revision, installed_revision  # noqa: PLC0415 - Alembic is slow to import
+    from services.migrations import installed_revision, known_revisions  # noqa: PLC0415 - Alembic is slow to import
 
     check_reachable(engine)
-    shown = shown_url(engine)
+    shown = shown_url(engine.url)
     with reading(engine) as connection:
         tables = set(inspect(connection).get_table_names())
         installed = installed_revision(connection)
     if installed is None or not {"conversations", "conversation_events"} <= tables:
         raise DatabaseNotMigratedError(f"the database at {shown} has no Adjourn tables; run: adjourn migrate")
-    if installed != head_revision():
+    revisions = known_revisions()
+    if installed in revisions[1:]:
         raise DatabaseNotMigratedError(
-            f"the database at {shown} is at revision {installed}, this version needs {head_revision()}; "
+            f"the database at {shown} is at revision {installed}, this version needs {revisions[0]}; "
             "run: adjourn migrate"
         )
 
 
-def shown_url(engine: Engine) -> str:
-    """Return the database's URL without its password."""
-    return engine.url.render_as_string(hide_password=True)
+def shown_url(url: URL) -> str:
+    """Return ``url`` fit to be shown: without its password, wherever that stands."""
+    return url.set(query={}).render_as_string(hide_password=True)
 
 
 def first_line(error: DBAPIError) -> str:

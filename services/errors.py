@@ -20,8 +20,10 @@ __all__ = [
 
 
 def without_password(url: str) -> str:
-    """Return ``url`` fit to be shown."""
-    return re.sub(r"://[^@/]*@", "://***@", url)
+    """Return ``url`` fit to be shown: its scheme, host and path. A password may hold any character, even an @."""
+    scheme, separator, rest = url.partition("://")
+    place = re.split(r"[?#]", rest.rpartition("@")[2])[0]
+    return f"{scheme}{separator}{'***@' if '@' in rest else ''}{place}"
 
 
 class ConversationNotFoundError(AdjournError, LookupError):
@@ -44,8 +46,8 @@ class RedisUnavailableError(AdjournError):
     """Redis cannot be reached, or no redis-server could be started."""
 
     @classmethod
-    def at(cls, url: str, error: Exception) -> Self:
-        """Return the error of not reaching ``url``, whose password is not shown."""
+    def at(cls, url: str, error: object) -> Self:
+        """Return the error of not reaching ``url``, whose password is not shown; ``error`` says why."""
         return cls(f"cannot use Redis at {without_password(url)}: {error}")
 
 

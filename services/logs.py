@@ -63,7 +63,7 @@ def get_logger(name: str) -> structlog.stdlib.BoundLogger:
 
 def _quiet_ticks(record: logging.LogRecord) -> bool:
     """Keep Periodiq's line a tick for debugging: info is for what changed."""
-    if str(record.msg).startswith(("Scheduling ", "Processing ")):
+    if str(record.msg).startswith("Scheduling "):
         record.levelno, record.levelname = logging.DEBUG, "DEBUG"
         return logging.getLogger().isEnabledFor(logging.DEBUG)
     return True

@@ -9,10 +9,12 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, func, select
 
 from services.errors import InvalidValueError
 
+#: The advisory lock of migrations: "adjourn" in ASCII.
+_LOCK = int.from_bytes(b"adjourn")
 _SCRIPTS = Path(__file__).resolve().parent.parent / "migrations"
 
 
@@ -38,17 +40,17 @@ def installed_revision(connection: Connection) -> str | None:
 
 
 @cache
-def head_revision() -> str:
-    """Return the revision that this version of Adjourn needs."""
-    head = ScriptDirectory(str(_SCRIPTS)).get_current_head()
-    if head is None:
-        raise RuntimeError(f"no migrations in {_SCRIPTS}")
-    return head
+def known_revisions() -> list[str]:
+    """Return the revisions of this version of Adjourn, the one that it needs first."""
+    return [script.revision for script in ScriptDirectory(str(_SCRIPTS)).walk_revisions()]
 
 
 def _migrate(engine: Engine, command: Callable[[Config, str], None], revision: str) -> None:
     try:
         with engine.begin() as connection:
+            if connection.dialect.name == "postgresql":
+                # Two that migrate at once: the second waits, and finds it done.
+                connection.execute(select(func.pg_advisory_xact_lock(_LOCK)))
             command(_config(connection), revision)
     except CommandError as error:
         raise InvalidValueError(f"revision {revision!r}: {error}; give head, base or a revision's number") from None

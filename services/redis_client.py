@@ -18,5 +18,8 @@ def check_redis(url: str) -> None:
             url, socket_connect_timeout=ANSWER_TIMEOUT, socket_timeout=ANSWER_TIMEOUT, retry=None
         ) as client:
             client.ping()
-    except (redis.RedisError, OSError, ValueError) as error:
+    except (redis.RedisError, OSError) as error:
         raise RedisUnavailableError.at(url, error) from None
+    except ValueError:
+        # Its text may quote the password.
+        raise RedisUnavailableError.at(url, "it is not a URL of Redis") from None

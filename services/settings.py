@@ -1,10 +1,12 @@
 """The settings: environment variables, read once, each checked when the process starts."""
 
+from collections.abc import Mapping
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
+import redis
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import URL
@@ -85,10 +87,14 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _known_broker(cls, value: str | None) -> str | None:
-        if value is not None and not value.startswith(("redis://", "rediss://", "unix://")):
+        try:
+            if value is not None:
+                redis.connection.parse_url(value)  # type: ignore[no-untyped-call]
+        except ValueError:
             raise InvalidValueError(
-                "it is not a Redis URL; write it like redis://host:6379/0, rediss://… or unix:///path"
-            )
+                "it is not a Redis URL; write it like redis://host:6379/0, rediss://… or unix:///path, with "
+                "special characters of the password percent-encoded"
+            ) from None
         return value
 
     @field_validator("idle_schedule", "expired_schedule")
@@ -149,6 +155,14 @@ def load_settings(**overrides: Any) -> Settings:
         return Settings(**overrides)
     except ValidationError as error:
         raise SettingsError("; ".join(_one_line(dict(problem)) for problem in error.errors())) from None
+
+
+def unknown_variables(environment: Mapping[str, str]) -> list[str]:
+    """Return the variables that look like settings and are none: misspelt, or of another version."""
+    known = {str(field.alias) for field in Settings.model_fields.values()}
+    return sorted(
+        name for name in environment if name.startswith(("BACKGROUND_TASK_", "ADJOURN_")) and name not in known
+    )
 
 
 def _one_line(problem: dict[str, Any]) -> str:

@@ -15,6 +15,7 @@ from models.columns import UtcDateTime, require_aware
 from models.conversation import Conversation, conversations, due_expiry, due_idle, due_status
 from models.event import EventCause
 from services.arguments import LONGEST_PAGE, require_size
+from services.database import limit_statements
 from services.transitions import Transition
 
 #: How many conversations one transaction ends: enough to pay for the statement, few enough that a message
@@ -24,6 +25,9 @@ DEFAULT_BATCH_SIZE = 2_000
 LARGEST_BATCH_SIZE = 100_000
 #: How long one sweep may go on starting batches. What is left is for the next tick.
 DEFAULT_TIME_BUDGET = timedelta(seconds=30)
+
+#: How long one batch may take: a thousand times what it does, so it waits for a lock on the whole table, or for nobody.
+BATCH_TIMEOUT = timedelta(seconds=20)
 
 Stopwatch = Callable[[], float]
 
@@ -137,6 +141,7 @@ def _sweep(  # noqa: PLR0917 - the two callers above hand on what they were give
         if elapsed >= time_budget.total_seconds() and batches:
             return Sweep(sweep_id, kind.task, count, batches, elapsed, drained=False)
         with engine.begin() as connection:
+            limit_statements(connection, BATCH_TIMEOUT)
             changed = kind.ending.apply(
                 connection,
                 moment=now + timedelta(seconds=elapsed),
@@ -147,11 +152,8 @@ def _sweep(  # noqa: PLR0917 - the two callers above hand on what they were give
             )
         count += changed.count
         batches += changed.count > 0
-        if changed.count == batch_size:
-            # Behind it the index holds only the dead entries of what was just ended: do not walk them again.
-            position = changed.last or _START
-        elif position == _START:
+        if changed.count < batch_size:
             return Sweep(sweep_id, kind.task, count, batches, stopwatch() - started, drained=True)
-        else:
-            # What was locked by others on the way may be free by now.
-            position = _START
+        # Behind it the index holds only the dead entries of what was just ended: do not walk them again. What others
+        # held there is the next sweep's.
+        position = changed.last or _START

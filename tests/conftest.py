@@ -10,6 +10,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -127,7 +128,8 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a Redis database that tests may empty: REDIS_URL's number 15, or a private server."""
     given = os.environ.get("REDIS_URL")
     if given:
-        yield given.rsplit("/", 1)[0] + "/15" if given.count("/") > 2 else f"{given}/15"
+        separator = "&" if "?" in given else "?"
+        yield f"{given}{separator}db=15" if given.startswith("unix:") else urlsplit(given)._replace(path="/15").geturl()
         return
     server = PrivateRedis(tmp_path_factory.mktemp("redis")).start()
     yield server.url

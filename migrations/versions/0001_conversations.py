@@ -15,7 +15,23 @@ depends_on = None
 
 ACTIVE = "status IN ('pending', 'progress')"
 INSTANTS = ("created_at", "updated_at", "idle_at", "expires_at", "ended_at")
+PLAIN_INSTANT = "0000-00-00 00:00:00.000000".replace("0", "[0-9]")
+BOUNDS = "'0001-01-02 00:00:00+00'::timestamptz AND '9999-12-30 00:00:00+00'::timestamptz"
 ENDED = "status IN ('idle_timeout', 'expired', 'closed')"
+STAY_ENDED_ON_POSTGRESQL = f"""
+CREATE FUNCTION conversations_stay_ended() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'conversation % has ended and never changes again', OLD.conv_id USING ERRCODE = 'check_violation';
+END $$;
+CREATE TRIGGER conversations_stay_ended BEFORE UPDATE ON conversations FOR EACH ROW
+WHEN (OLD.{ENDED} AND (NEW.status, NEW.ended_at) IS DISTINCT FROM (OLD.status, OLD.ended_at))
+EXECUTE FUNCTION conversations_stay_ended()
+"""
+STAY_ENDED_ON_SQLITE = f"""
+CREATE TRIGGER conversations_stay_ended BEFORE UPDATE OF status, ended_at ON conversations
+WHEN OLD.{ENDED} AND (NEW.status IS NOT OLD.status OR datetime(NEW.ended_at) IS NOT datetime(OLD.ended_at))
+BEGIN SELECT RAISE(ABORT, 'a conversation that has ended never changes again'); END
+"""
 
 
 def upgrade() -> None:
@@ -42,6 +58,7 @@ def upgrade() -> None:
         ),
         sa.CheckConstraint(f"(ended_at IS NOT NULL) = ({ENDED})", name="conversations_ended_at_check"),
         *(_instant_check(name) for name in INSTANTS if on_sqlite),
+        *(() if on_sqlite else (_readable_check(),)),
     )
     for name, columns, unique in (
         ("conversations_active_session_key", ["session_key"], True),
@@ -58,8 +75,8 @@ def upgrade() -> None:
             sqlite_where=sa.text(ACTIVE),
         )
     op.create_index("conversations_session_key", "conversations", ["session_key", "created_at"])
-    for trigger in _instant_triggers() if on_sqlite else ():
-        op.execute(trigger)
+    for statement in (STAY_ENDED_ON_SQLITE, *_instant_triggers()) if on_sqlite else (STAY_ENDED_ON_POSTGRESQL,):
+        op.execute(statement.strip())
 
     op.create_table(
         "conversation_events",
@@ -80,6 +97,14 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.drop_table("conversation_events")
     op.drop_table("conversations")
+    if op.get_bind().dialect.name == "postgresql":
+        op.execute("DROP FUNCTION conversations_stay_ended()")
+
+
+def _readable_check() -> sa.CheckConstraint:
+    return sa.CheckConstraint(
+        " AND ".join(f"{name} BETWEEN {BOUNDS}" for name in INSTANTS), name="conversations_instants_check"
+    )
 
 
 def _instant_check(column: str) -> sa.CheckConstraint:
@@ -91,7 +116,7 @@ def _instant_check(column: str) -> sa.CheckConstraint:
 
 
 def _instant_triggers() -> list[str]:
-    plain = "GLOB '????-??-?? ??:??:??.??????'"
+    plain = f"GLOB '{PLAIN_INSTANT}'"
     differs = " OR ".join(f"NOT NEW.{column} {plain}" for column in INSTANTS)
     assignments = ", ".join(
         f"{column} = CASE WHEN {column} {plain} THEN {column} ELSE strftime('%Y-%m-%d %H:%M:%f', {column}) || '000' END"

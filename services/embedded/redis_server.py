@@ -8,6 +8,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
+from urllib.parse import quote
 
 from services.embedded.child import tethered
 from services.errors import RedisUnavailableError
@@ -58,7 +59,7 @@ class PrivateRedis:
     @property
     def url(self) -> str:
         """What to set REDIS_URL to."""
-        return f"unix://{self._socket}"
+        return f"unix://{quote(str(self._socket))}"
 
     def start(self) -> Self:
         """Start the server and return when it answers.

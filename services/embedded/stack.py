@@ -4,22 +4,24 @@ import os
 import shutil
 import socket
 import sys
-import threading
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack, closing
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Self, TextIO
 
 from services import migrations
-from services.database import check_database, create_database_engine
+from services.database import check_database, create_database_engine, shown_url
 from services.embedded.child import Child, find_command
 from services.embedded.data_directory import hold_data_directory, prepare_data_directory
 from services.embedded.redis_server import PrivateRedis
+from services.errors import SettingsError
 from services.logs import get_logger
 from services.redis_client import check_redis
 from services.settings import Settings
+from services.sweeps import Task
 
 #: How long the commands may take to stop, in seconds, before they are killed: the whole run is gone within two.
 STOP_TIMEOUT = 1.5
@@ -44,13 +46,15 @@ class Stack:
         self._settings = settings
         self._output = output or sys.stderr
         self._overrides = dict(overrides or {})
-        self._changed = threading.Event()
+        #: Something changed. Its put is reentrant, so a signal handler may call it; that of Event is not.
+        self._changed: SimpleQueue[None] = SimpleQueue()
         self._exits = ExitStack()
         self._children: list[Child] = []
         self._redis: PrivateRedis | None = None
 
     def __enter__(self) -> Self:
         with ExitStack() as exits:
+            require_a_task(self._settings)
             directory = prepare_data_directory(self._settings.data_dir)
             lock = exits.enter_context(hold_data_directory(directory))
             prepare_database(self._settings)
@@ -65,8 +69,8 @@ class Stack:
             self._start("worker", environment, "dramatiq", "actors", "--processes", "1", "--threads", "4")
             self._start("scheduler", environment, "periodiq", "actors")
             log.info(
-                "running",
-                database=self._settings.database.render_as_string(hide_password=True),
+                "started",
+                database=shown_url(self._settings.database),
                 redis="private" if self._redis else "REDIS_URL",
                 metrics=f"http://127.0.0.1:{environment['dramatiq_prom_port']}/metrics"
                 if self._settings.enable_metrics
@@ -96,14 +100,19 @@ class Stack:
 
     def wait(self) -> str | None:
         """Wait until something ends by itself, and return what; or until ``wake``, and return None."""
-        while not self._changed.wait(timeout=1):
-            if failure := self.failure():
+        while True:
+            try:
+                self._changed.get(timeout=1)
+            except Empty:
+                # A private Redis tells nobody that it ended.
+                if (failure := self.failure()) is None:
+                    continue
                 return failure
-        return self.failure()
+            return self.failure()
 
     def wake(self) -> None:
         """Make ``wait`` return. Safe in a signal handler."""
-        self._changed.set()
+        self._changed.put(None)
 
     def _start_redis(self, directory: Path, lock: int, exits: ExitStack) -> str:
         if self._settings.redis_url is not None:
@@ -124,6 +133,15 @@ class Stack:
             child.terminate()
         for child in reversed(self._children):
             child.finish(timeout=deadline - time.monotonic())
+
+
+def require_a_task(settings: Settings) -> None:
+    """Raise SettingsError when no task is enabled: Periodiq would end at once."""
+    if not any(settings.is_enabled(task) for task in Task):
+        raise SettingsError(
+            "BACKGROUND_TASK_IDLE_ENABLED and BACKGROUND_TASK_EXPIRED_ENABLED are both false, so there is nothing to "
+            "run; set one of them to true"
+        )
 
 
 def prepare_database(settings: Settings) -> None:

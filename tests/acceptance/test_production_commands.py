@@ -109,6 +109,10 @@ def test_the_scheduler_goes_on_when_redis_was_away(sqlite_url: str, tmp_path: Pa
             scheduler.wait_for_output("tick lost")
             server.start()
             with redis.Redis.from_url(server.url) as client:
+                client.replicaof("127.0.0.1", "1")  # as after a failover: it takes no writes
+                scheduler.wait_for_output("READONLY")
+                client.replicaof("NO", "ONE")
+            with redis.Redis.from_url(server.url) as client:
                 client.delete("dramatiq:sweeps")
                 wait_for(lambda: client.llen("dramatiq:sweeps"), what="a tick after the outage")
             assert "Traceback" not in scheduler.output
@@ -155,6 +159,15 @@ def test_a_worker_without_a_usable_database_ends_with_a_line(
     assert said in ended.stderr
     assert "Traceback" not in ended.stderr
     assert "secret" not in ended.stderr
+
+
+def test_a_variable_that_is_misspelt_is_said_to_be(tmp_path: Path) -> None:
+    variables = {"BACKGROUND_TASK_INTERVALL": "1"}
+
+    assert (
+        "BACKGROUND_TASK_INTERVALL"
+        in run("python", "-c", "import actors", directory=tmp_path, variables=variables).stderr
+    )
 
 
 def test_importing_the_actors_connects_to_nothing(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from services.embedded.redis_server import PrivateRedis
 from tests.acceptance.commands import processes_about, run, running
 from tests.support import wait_for
 
@@ -114,6 +115,12 @@ def test_packages_of_the_same_names_where_a_person_stands_do_not_matter(tmp_path
         assert "the wrong package" not in stack.output
 
 
+@pytest.mark.parametrize("name", ["a space", "50%25 off", "q?x", "h#x", "é"])
+def test_any_name_of_a_data_directory_will_do(name: str, tmp_path: Path) -> None:
+    server = PrivateRedis(tmp_path / name).start()
+    server.stop()
+
+
 def test_a_long_path_has_its_socket_elsewhere(tmp_path: Path) -> None:
     data = tmp_path / ("a" * 60) / ("b" * 60)
     with running("adjourn", "run", directory=tmp_path, variables={"ADJOURN_DATA_DIR": str(data)}) as stack:
@@ -128,6 +135,10 @@ def test_a_long_path_has_its_socket_elsewhere(tmp_path: Path) -> None:
         ({"REDIS_URL": "redis://:secret@127.0.0.1:1/0"}, "adjourn: cannot use Redis at redis://***@127.0.0.1:1/0"),
         ({"DATABASE_URL": "postgresql://u:secret@127.0.0.1:1/x"}, "adjourn: cannot use the database at postgresql"),
         ({"DATABASE_URL": "sqlite:///new.db"}, "adjourn: the database at sqlite:///new.db has no Adjourn tables"),
+        (
+            {"BACKGROUND_TASK_IDLE_ENABLED": "false", "BACKGROUND_TASK_EXPIRED_ENABLED": "false"},
+            "adjourn: BACKGROUND_TASK_IDLE_ENABLED and BACKGROUND_TASK_EXPIRED_ENABLED are both false",
+        ),
         ({"BACKGROUND_TASK_INTERVAL": "0"}, "adjourn: BACKGROUND_TASK_INTERVAL='0': '0' is out of range"),
     ],
 )
@@ -165,8 +176,9 @@ def test_migrate_goes_up_and_down_and_refuses_what_is_not_a_revision(database_ur
         done = run("adjourn", "migrate", *arguments, directory=tmp_path, variables={"DATABASE_URL": database_url})
         return done.returncode, done.stdout + done.stderr
 
-    assert migrate("base", "--down")[0] == 0
-    assert migrate()[0] == 0
+    assert migrate("base")[0] == 1  # it removes every table: only when told twice
+    assert migrate("base", "--down")[1].endswith("is at revision base\n")
+    assert migrate()[1].endswith("is at revision 0001\n")
     code, said = migrate("9999")
     assert code == 1
     assert said.startswith("adjourn: revision '9999': ")

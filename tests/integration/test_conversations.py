@@ -17,7 +17,7 @@ from services.conversations import (
     list_events,
     record_activity,
 )
-from services.database import open_session
+from services.database import create_database_engine, open_session
 from services.errors import ConversationNotFoundError, InvalidValueError, NaiveDatetimeError
 from services.sweeps import process_expired_conversations, process_idle_conversations
 from services.timeouts import Timeouts
@@ -609,3 +609,27 @@ def test_a_session_key_that_cannot_be_known_is_an_error_of_ours(session: Session
 def test_a_time_that_leaves_no_room_for_a_deadline_is_refused(session: Session) -> None:
     with pytest.raises(InvalidValueError, match=r"^now: "):
         open_conversation(session, now=datetime.max.replace(tzinfo=NOON.tzinfo))
+
+
+def test_a_session_key_of_another_owner_is_refused_and_nothing_is_touched(engine: Engine) -> None:
+    theirs = opened(engine, session_key="shared", now=NOON)
+    for later in (timedelta(minutes=1), timedelta(hours=2)):  # while it is pending, and past its deadline
+        with (
+            open_session(engine) as session,
+            pytest.raises(InvalidValueError, match="session_key: 'shared' has an active conversation of another owner"),
+        ):
+            open_conversation(session, session_key="shared", owner_id="globex", now=NOON + later)
+
+    [conversation] = all_conversations(engine)
+    assert (conversation.conv_id, conversation.status) == (theirs.conv_id, "pending")
+    assert all_events(engine) == []
+
+
+def test_reading_on_sqlite_does_not_wait_for_the_writer(sqlite_url: str) -> None:
+    engine = create_database_engine(sqlite_url)
+    conversation = opened(engine)
+    with open_session(engine) as writer, open_session(engine, read_only=True) as reader:
+        open_conversation(writer, number=2)
+
+        assert [one.conv_id for one in list_active_conversations(reader, owner_id="acme")] == [conversation.conv_id]
+    engine.dispose()

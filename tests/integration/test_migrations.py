@@ -1,4 +1,6 @@
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -47,6 +49,11 @@ def postgresql_schema(engine: Engine) -> dict[str, list[dict[str, Any]]]:
             "SELECT conrelid::regclass::text AS relation, conname, pg_get_constraintdef(oid) AS definition "
             "FROM pg_constraint WHERE connamespace = 'public'::regnamespace "
             "AND conrelid::regclass::text <> 'alembic_version' ORDER BY 1, 2",
+        ),
+        "triggers": rows(
+            engine,
+            "SELECT pg_get_triggerdef(t.oid) AS trigger, pg_get_functiondef(tgfoid) AS function FROM pg_trigger t "
+            "WHERE NOT tgisinternal ORDER BY tgname",
         ),
         "indexes": rows(
             engine,
@@ -117,10 +124,11 @@ def test_the_schema_that_is_compared_holds_what_must_not_be_forgotten(empty_engi
         "conversations_active_idle_at",
         "conversations_active_expires_at",
         "conversation_events_conv_id_ended",
+        "conversations_stay_ended",
         *(
             ["conversations_idle_at_instant", "conversations_instants_insert", "conversations_instants_update"]
             if empty_engine.dialect.name == "sqlite"
-            else ["timestamp with time zone"]
+            else ["timestamp with time zone", "conversations_instants_check"]
         ),
     ):
         assert name in written
@@ -186,17 +194,34 @@ def test_a_database_whose_tables_were_dropped_is_said_to_have_none(engine: Engin
         check_database(engine)
 
 
-@pytest.mark.parametrize("revision", ["0000", "9999"])
-def test_a_database_at_another_revision_is_said_to_be(engine: Engine, revision: str) -> None:
-    with engine.begin() as connection:
-        connection.execute(text(f"UPDATE alembic_version SET version_num = '{revision}'"))
+def test_a_database_of_an_earlier_version_is_said_to_be(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = migrations.known_revisions()[0]
+    monkeypatch.setattr(migrations, "known_revisions", lambda: ["9999", installed])
 
     with pytest.raises(DatabaseNotMigratedError) as refused:
         check_database(engine)
 
     said = str(refused.value)
-    assert f"is at revision {revision}, this version needs {migrations.head_revision()}" in said
+    assert f"is at revision {installed}, this version needs 9999; run: adjourn migrate" in said
     assert "\n" not in said
+
+
+def test_a_database_of_a_later_version_is_taken_so_that_an_upgrade_can_roll(engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+
+    check_database(engine)
+
+
+def test_of_many_that_migrate_at_once_each_finds_the_tables_made(empty_postgresql_url: str) -> None:
+    upgrade = "import sys; from services import migrations; from services.database import create_database_engine;"
+    upgrade += "migrations.upgrade(create_database_engine(sys.argv[1]))"
+    started = [
+        subprocess.Popen([sys.executable, "-c", upgrade, empty_postgresql_url], stderr=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+
+    assert [(process.communicate(timeout=60)[1], process.returncode) for process in started] == [("", 0)] * 3
 
 
 def unreachable(url: str) -> str:

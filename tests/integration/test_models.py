@@ -4,7 +4,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, select, text
 from sqlalchemy.exc import IntegrityError, StatementError
 from sqlmodel import Session
 
@@ -290,3 +290,44 @@ def test_a_row_of_plain_sql_takes_activity_and_is_closed_like_any_other(engine: 
     assert resumed.conversation.conv_id == closed.conv_id == conv_id
     assert closed.metadata_ == {}
     assert [one.status for one in all_events(engine)] == ["progress", "closed"]
+
+
+@pytest.mark.parametrize(
+    "change", ["status = 'progress', ended_at = NULL", "status = 'closed'", "ended_at = updated_at"]
+)
+def test_what_has_ended_is_never_changed_again_whoever_writes(engine: Engine, change: str) -> None:
+    conversation = opened(engine)
+    process_idle_conversations(engine, now=NOON + timedelta(hours=1))
+
+    with pytest.raises(IntegrityError, match="never changes again"), engine.begin() as connection:
+        connection.execute(text(f"UPDATE conversations SET {change}"))
+
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE conversations SET metadata = '{}', owner_id = 'archive'"))
+    [after] = all_conversations(engine)
+    assert (after.conv_id, after.status, after.owner_id) == (conversation.conv_id, "idle_timeout", "archive")
+
+
+@pytest.mark.parametrize("instant", ["infinity", "-infinity", "10000-01-01 00:00:00+00", "0001-01-01 00:00:00+00"])
+def test_postgresql_refuses_an_instant_that_python_cannot_read(postgresql_url: str, instant: str) -> None:
+    engine = create_database_engine(postgresql_url)
+    opened(engine)
+
+    with pytest.raises(IntegrityError, match="conversations_instants_check"), engine.begin() as connection:
+        connection.execute(text(f"UPDATE conversations SET expires_at = '{instant}'"))
+    engine.dispose()
+
+
+@pytest.mark.parametrize(
+    "written", ["2026-01-31 12:00:00.12Z   ", "2026-01-31T12:00:00.1234 Z", "2026-01-31 12:00:00.1"]
+)
+def test_sqlite_reads_back_what_it_took(sqlite_url: str, written: str) -> None:
+    engine = create_database_engine(sqlite_url)
+    opened(engine)
+
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE conversations SET expires_at = :written"), {"written": written})
+
+    [conversation] = all_conversations(engine)
+    assert timedelta(0) < conversation.expires_at - NOON < timedelta(seconds=0.2)
+    engine.dispose()

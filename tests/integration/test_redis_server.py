@@ -52,7 +52,17 @@ def test_a_server_that_cannot_start_is_quoted(tmp_path: Path) -> None:
         PrivateRedis(tmp_path).start()
 
 
-@pytest.mark.parametrize("url", ["redis://:secret@127.0.0.1:1/0", "redis://user:secret@127.0.0.1:1"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:secret@127.0.0.1:1/0",
+        "redis://user:secret@127.0.0.1:1",
+        "redis://:p/secret@127.0.0.1:1/0",
+        "redis://:p@secret@127.0.0.1:1/0",
+        "redis://:secret#secret@127.0.0.1:1/0",
+        "redis://127.0.0.1:1/0?password=secret",
+    ],
+)
 def test_an_address_is_shown_without_its_password(url: str) -> None:
     with pytest.raises(RedisUnavailableError) as refused:
         check_redis(url)
