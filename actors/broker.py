@@ -35,7 +35,7 @@ class TickBroker(RedisBroker):
                 raise
             # After a timeout nobody knows whether Redis took it.
             what = "tick unconfirmed" if isinstance(error, redis.TimeoutError) else "tick lost"
-            log.error(what, actor=message.actor_name, slot=message.options["scheduled_at"], reason=str(error))  # noqa: TRY400 - the reason says all
+            log.error(what, actor=message.actor_name, reason=str(error))  # noqa: TRY400 - the reason says all
             return message
         return enqueued
 

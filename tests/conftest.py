@@ -4,6 +4,7 @@ One migrated database is made a session; each test gets a copy of its own.
 """
 
 import itertools
+import logging
 import os
 import shutil
 import tempfile
@@ -15,6 +16,7 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 import redis
+import structlog
 from sqlalchemy import Engine, make_url
 from sqlmodel import Session
 
@@ -142,3 +144,16 @@ def redis_url(redis_server: str) -> str:
     with redis.Redis.from_url(redis_server) as client:
         client.flushdb()
     return redis_server
+
+
+@pytest.fixture
+def untouched_logging() -> Iterator[None]:
+    """Put back what a test configures for the whole process."""
+    root = logging.getLogger()
+    handlers, level, alembic = root.handlers[:], root.level, logging.getLogger("alembic").level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    logging.getLogger("alembic").setLevel(alembic)
+    structlog.reset_defaults()
+    structlog.contextvars.clear_contextvars()

@@ -4,6 +4,7 @@ import io
 import json
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from sqlalchemy import Engine
 
 from services.cycle import run_task
@@ -11,6 +12,8 @@ from services.logs import configure_logging
 from services.settings import load_settings
 from services.sweeps import Task
 from tests.support import all_events, opened
+
+pytestmark = pytest.mark.usefixtures("untouched_logging")
 
 
 def test_a_run_that_ended_something_is_one_line_at_info_and_one_that_did_not_is_none(engine: Engine) -> None:

@@ -1,26 +1,13 @@
 import io
 import json
 import logging
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import structlog
 
 from services.logs import configure_logging, get_logger
 
-
-@pytest.fixture(autouse=True)
-def _untouched_logging() -> Iterator[None]:
-    """Put back what these tests configure for the whole process."""
-    root = logging.getLogger()
-    handlers, level, alembic = root.handlers[:], root.level, logging.getLogger("alembic").level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    logging.getLogger("alembic").setLevel(alembic)
-    structlog.reset_defaults()
-    structlog.contextvars.clear_contextvars()
+pytestmark = pytest.mark.usefixtures("untouched_logging")
 
 
 @pytest.fixture
