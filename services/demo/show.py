@@ -23,7 +23,6 @@ from services.timeouts import Timeouts
 SCALE = 60.0
 #: Five minutes and a quarter of an hour of the customers' time: endings of both kinds in the first half minute.
 TIMEOUTS = Timeouts(idle=timedelta(seconds=5), expiry=timedelta(seconds=15))
-DURATION = timedelta(seconds=60)
 #: How often the screen is brought up to date, in seconds.
 REFRESH_INTERVAL = 0.25
 
