@@ -58,6 +58,7 @@ def broker(redis_url: str) -> Iterator[RedisBroker]:
     yield broker
     broker.close()
     broker.client.close()
+    broker.client.connection_pool.disconnect()
 
 
 @contextmanager
