@@ -7,7 +7,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, Executable, ScalarSele
 
 from models.conversation import active, conversations, deadline, due_status
 from models.event import EventCause, conversation_events
-from services.database import current_time
+from services.database import current_time, reading
 from services.demo.figures import seconds_between
 
 #: What nothing in a demo may be late by: far above a sweep's interval, far below a sweep that does not run.
@@ -28,7 +28,7 @@ class Check:
 
 def read_checks(engine: Engine, *, opened: int) -> list[Check]:
     """Return what must be true of a demo whose feed opened ``opened`` conversations, all from one snapshot."""
-    with engine.connect().execution_options(read_only=True) as connection:
+    with reading(engine) as connection:
         found = connection.execute(_claims(connection, current_time(connection))).one()
     latest = max(found.latest or 0.0, found.waiting or 0.0)
     return [

@@ -21,7 +21,7 @@ from sqlalchemy import (
 
 from models.conversation import ConversationStatus, active, conversations, overdue
 from models.event import conversation_events
-from services.database import current_time
+from services.database import current_time, reading
 
 #: How many seconds the endings-a-second cover.
 SECONDS_SHOWN = 50
@@ -73,7 +73,7 @@ class Figures:
 
 def read_figures(engine: Engine, *, endings: int = 8) -> Figures:
     """Return how things stand now, with the last ``endings``; reads only."""
-    with engine.connect().execution_options(read_only=True) as connection:
+    with reading(engine) as connection:
         now = current_time(connection)
         counts = connection.execute(_counts(now)).one()._asdict()
         lags = connection.execute(_lags(connection)).one()._asdict()

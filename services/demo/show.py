@@ -11,6 +11,7 @@ from rich.console import Console
 from sqlalchemy import Engine, func, select
 
 from models.conversation import conversations
+from services.database import reading
 from services.demo.checks import read_checks
 from services.demo.feed import Fed, feed_conversations
 from services.demo.figures import read_figures
@@ -84,7 +85,7 @@ def _watch(
 
 def _require_no_conversations(engine: Engine) -> None:
     """Keep made-up customers out of a database that real ones may use."""
-    with engine.connect().execution_options(read_only=True) as connection:
+    with reading(engine) as connection:
         found = connection.execute(select(func.count()).select_from(conversations)).scalar_one()
     if found:
         raise InvalidValueError(

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine, delete, select, text, update
 
 from models.conversation import active, conversations
 from models.event import conversation_events
-from services.database import current_time, open_session
+from services.database import current_time, open_session, reading
 from services.demo.checks import read_checks
 from services.demo.feed import Fed, feed_conversations
 from services.demo.figures import Figures, read_figures
@@ -31,7 +31,7 @@ _e = conversation_events.c
 
 
 def read_clock(engine: Engine) -> datetime:
-    with engine.connect().execution_options(read_only=True) as connection:
+    with reading(engine) as connection:
         return current_time(connection)
 
 

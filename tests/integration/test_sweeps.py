@@ -5,11 +5,11 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, event
 
 from models import Conversation, ConversationStatus, EventCause
 from services.conversations import close_conversation, record_activity
-from services.database import open_session
+from services.database import create_database_engine, open_session
 from services.errors import InvalidValueError, NaiveDatetimeError
 from services.sweeps import (
     LARGEST_BATCH_SIZE,
@@ -339,3 +339,18 @@ def test_now_in_any_time_zone_is_the_same_instant(engine: Engine, process: Proce
 
     assert process(engine, now=local - MOMENT).count == 0
     assert process(engine, now=local).count == 1
+
+
+def test_each_batch_limits_how_long_it_may_wait_for_a_lock_on_the_table(postgresql_url: str) -> None:
+    engine = create_database_engine(postgresql_url)
+    written: list[str] = []
+    event.listen(engine, "before_cursor_execute", lambda *given: written.append(given[2]))
+    opened(engine)
+    opened(engine, number=2)
+    written.clear()
+
+    sweep = process_idle_conversations(engine, now=NOON + timedelta(hours=1), batch_size=1)
+
+    assert sweep.count == 2
+    assert written[0::2] == ["SET LOCAL statement_timeout = 20000"] * 3
+    engine.dispose()

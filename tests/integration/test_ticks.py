@@ -172,6 +172,18 @@ def run_actors(script: str, directory: Path, **environment: str) -> subprocess.C
     )
 
 
+def test_the_scheduler_is_never_told_to_wake_up_in_the_past_however_long_a_send_took(tmp_path: Path) -> None:
+    script = (
+        "from datetime import UTC, datetime, timedelta\n"
+        "from actors.startup import Scheduled\n"
+        "from services.schedules import Every\n"
+        "now = datetime.now(UTC)\n"
+        "print(Scheduled(Every(seconds=1)).next_valid_date(now - timedelta(minutes=1)) > now)\n"
+    )
+
+    assert run_actors(script, tmp_path).stdout == "True\n"
+
+
 def test_the_ticks_of_both_sweeps_carry_their_slots(redis_url: str, tmp_path: Path) -> None:
     script = (
         "import actors\n"

@@ -61,6 +61,14 @@ def test_an_empty_environment_gives_the_defaults() -> None:
     assert settings.broker_url == "redis://127.0.0.1:6379/0"
 
 
+def refusal(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> str:
+    """Return what is said of a value that makes no sense."""
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(SettingsError) as refused:
+        load_settings()
+    return str(refused.value)
+
+
 @pytest.mark.parametrize(
     ("variable", "value", "field", "meant"),
     [
@@ -144,12 +152,7 @@ def test_a_variable_that_is_set_and_empty_is_not_set(monkeypatch: pytest.MonkeyP
 def test_a_value_that_makes_no_sense_is_one_line_with_the_variable_the_value_and_what_would_be_right(
     monkeypatch: pytest.MonkeyPatch, variable: str, value: str, right: str
 ) -> None:
-    monkeypatch.setenv(variable, value)
-
-    with pytest.raises(SettingsError) as refused:
-        load_settings()
-
-    said = str(refused.value)
+    said = refusal(monkeypatch, variable, value)
     assert said.startswith(f"{variable}={value!r}: ")
     assert right in said
     assert "\n" not in said
@@ -169,12 +172,7 @@ def test_a_value_that_makes_no_sense_is_one_line_with_the_variable_the_value_and
 def test_a_url_that_makes_no_sense_is_one_line_without_its_password(
     monkeypatch: pytest.MonkeyPatch, variable: str, value: str, right: str
 ) -> None:
-    monkeypatch.setenv(variable, value)
-
-    with pytest.raises(SettingsError) as refused:
-        load_settings()
-
-    said = str(refused.value)
+    said = refusal(monkeypatch, variable, value)
     assert said.startswith(f"{variable}: ")
     assert right in said
     assert "pa55word" not in said
