@@ -20,8 +20,11 @@ __all__ = [
 
 
 def without_password(url: str) -> str:
-    """Return ``url`` fit to be shown: its scheme, host and path. A password may hold any character, even an @."""
-    scheme, separator, rest = url.partition("://")
+    """Return ``url`` fit to be shown: its scheme, hosts and path. A password may hold any character, even an @."""
+    scheme, separator, rest = url.strip().partition("://")
+    if "@" in rest.partition("?")[2]:
+        # The end of a password with a ? in it, or a query with an @ in it: nobody can tell.
+        return f"{scheme}{separator}***"
     place = re.split(r"[?#]", rest.rpartition("@")[2])[0]
     return f"{scheme}{separator}{'***@' if '@' in rest else ''}{place}"
 
