@@ -1,16 +1,22 @@
 """The broker that workers and scheduler share. Nothing is connected until the first message."""
 
 import os
+from collections.abc import Callable
+from datetime import datetime
+from uuid import uuid4
 
 import dramatiq
-import redis
 from dramatiq.brokers.redis import RedisBroker
+from dramatiq.common import current_millis
 from dramatiq.middleware import Middleware, default_middleware
 
 from actors.settings import settings
 from actors.startup import WorkerStart
 from actors.ticks import TickMiddleware, is_tick
 from services.logs import configure_logging, get_logger
+from services.redis_client import connect
+from services.scheduling.queue import Push
+from services.scheduling.scheduler import Scheduler
 from services.settings import unknown_variables
 
 #: How long Redis may take to answer a command, in seconds.
@@ -20,24 +26,72 @@ log = get_logger(__name__)
 
 
 class TickBroker(RedisBroker):
-    """A RedisBroker whose ticks do not take the scheduler down with them.
+    """A RedisBroker that, in a scheduler's process, lets ticks through only from the leader and once a slot."""
 
-    Periodiq ends when an enqueue fails. A tick that cannot be enqueued is lost instead, and said to be: the next one
-    makes up for it.
-    """
+    #: The scheduler of this process, where it is one.
+    scheduler: Scheduler | None = None
 
     def enqueue(self, message: dramatiq.Message[None], *, delay: int | None = None) -> dramatiq.Message[None]:
-        """Enqueue a message as RedisBroker does; a tick in vain is logged, not raised."""
-        try:
-            enqueued: dramatiq.Message[None] = super().enqueue(message, delay=delay)
-        except redis.RedisError as error:
-            if not is_tick(message):
-                raise
-            # After a timeout nobody knows whether Redis took it.
-            what = "tick unconfirmed" if isinstance(error, redis.TimeoutError) else "tick lost"
-            log.error(what, actor=message.actor_name, reason=str(error))  # noqa: TRY400 - the reason says all
-            return message
+        """Enqueue a message as RedisBroker does; in a scheduler's process, a tick through its fence.
+
+        A tick that is not enqueued is logged, not raised: Periodiq would end.
+        """
+        if self.scheduler is None:
+            return self._enqueue_plainly(message, delay=delay)
+        if "trigger_id" in message.options:
+            return self._enqueue_trigger(self.scheduler, message)
+        if is_tick(message):
+            return self._enqueue_tick(self.scheduler, message)
+        return self._enqueue_plainly(message, delay=delay)
+
+    def _enqueue_plainly(self, message: dramatiq.Message[None], *, delay: int | None) -> dramatiq.Message[None]:
+        enqueued: dramatiq.Message[None] = super().enqueue(message, delay=delay)
         return enqueued
+
+    def _enqueue_tick(self, scheduler: Scheduler, message: dramatiq.Message[None]) -> dramatiq.Message[None]:
+        missed = datetime.fromisoformat(message.options["scheduled_at"]) if "caught_up" in message.options else None
+        tick = scheduler.tick(message.actor_name, missed=missed)
+        if tick is None:
+            return message
+        # The slot, not the second in which somebody woke up.
+        message = _with_options(message, scheduled_at=tick.slot.isoformat())
+        if scheduler.enqueue(tick, self._pushing(message)).is_pushed:
+            self.emit_after("enqueue", message, None)
+        return message
+
+    def _enqueue_trigger(self, scheduler: Scheduler, message: dramatiq.Message[None]) -> dramatiq.Message[None]:
+        message = _with_options(message)
+        if scheduler.trigger(message.actor_name, message.options["trigger_id"], self._pushing(message)):
+            self.emit_after("enqueue", message, None)
+        return message
+
+    def _pushing(self, message: dramatiq.Message[None]) -> Callable[[], Push]:
+        """Return what tells how to push ``message`` as RedisBroker would.
+
+        Workers look after the messages of dead workers often enough: here nothing is maintained.
+        """
+
+        def push() -> Push:
+            self.emit_before("enqueue", message, None)
+            message_id = message.options["redis_message_id"]
+            no_maintenance = (0, 1)
+            return Push(
+                message_id=message_id,
+                key=self.namespace,
+                arguments=(
+                    *("enqueue", current_millis(), message.queue_name, self.broker_id),
+                    *(self.heartbeat_timeout, self.dead_message_ttl, *no_maintenance),
+                    *(message_id, message.encode()),
+                ),
+            )
+
+        return push
+
+
+def _with_options(message: dramatiq.Message[None], **options: str) -> dramatiq.Message[None]:
+    """Return ``message`` with ``options`` and the id under which it will lie in Redis, as RedisBroker gives it one."""
+    copy: dramatiq.Message[None] = message.copy(options={**options, "redis_message_id": str(uuid4())})
+    return copy
 
 
 def create_broker() -> TickBroker:
@@ -48,10 +102,10 @@ def create_broker() -> TickBroker:
         from dramatiq.middleware.prometheus import Prometheus  # noqa: PLC0415
 
         middleware.insert(0, Prometheus())
-    client = redis.Redis.from_url(
-        settings.broker_url, socket_connect_timeout=REDIS_TIMEOUT, socket_timeout=REDIS_TIMEOUT
+    client = connect(settings.broker_url, timeout=REDIS_TIMEOUT)
+    return TickBroker(
+        client=client, middleware=[*middleware, TickMiddleware(client, metrics=settings.enable_metrics), WorkerStart()]
     )
-    return TickBroker(client=client, middleware=[*middleware, TickMiddleware(), WorkerStart()])
 
 
 configure_logging(level=settings.log_level, style=settings.log_format)

@@ -6,8 +6,8 @@ import dramatiq
 
 from actors.broker import broker
 from actors.engine import get_engine
+from actors.scheduler import Scheduled
 from actors.settings import settings
-from actors.startup import Scheduled
 from services.cycle import run_task
 from services.sweeps import Task
 

@@ -6,13 +6,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import redis
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import URL
 
 from services.database import parse_database_url
 from services.errors import InvalidValueError, SettingsError
+from services.redis_url import parse_redis_url
 from services.schedules import Cron, Every, Schedule
 from services.sweeps import DEFAULT_BATCH_SIZE, LARGEST_BATCH_SIZE, Task
 from services.timeouts import LONGEST_TIMEOUT, Timeouts, format_duration, parse_duration
@@ -23,6 +23,8 @@ def _duration(value: Any) -> timedelta:
 
 
 Duration = Annotated[timedelta, BeforeValidator(_duration)]
+#: The longest lease that is taken for one, rather than for a slip of the unit.
+LONGEST_LEASE = timedelta(minutes=10)
 #: How the variables and fields of a task begin.
 _FIELDS = {Task.IDLE: "idle", Task.EXPIRED: "expired"}
 
@@ -56,6 +58,15 @@ class Settings(BaseSettings):
     #: How long those may last at all.
     expire_after: Duration = Field(default=timedelta(hours=24), alias="BACKGROUND_TASK_EXPIRE_AFTER")
 
+    #: How long a scheduler leads without renewing: what the crash of a leader costs at most.
+    lease_timeout: Duration = Field(default=timedelta(seconds=15), alias="BACKGROUND_TASK_LEASE_TIMEOUT")
+    #: From one renewal to the next.
+    renew_interval: Duration = Field(default=timedelta(seconds=5), alias="BACKGROUND_TASK_RENEW_INTERVAL")
+    #: How old a missed slot may be to be made up for.
+    catchup_window: Duration = Field(default=timedelta(hours=1), alias="BACKGROUND_TASK_CATCHUP_WINDOW")
+    #: Where a scheduler serves its metrics; 0 is any port that is free.
+    scheduler_metrics_port: int = Field(default=9192, ge=0, le=65_535, alias="BACKGROUND_TASK_SCHEDULER_METRICS_PORT")
+
     idle_enabled: bool = Field(default=True, alias="BACKGROUND_TASK_IDLE_ENABLED")
     #: The task runs every so many intervals.
     idle_interval_multiplier: int = Field(default=1, ge=1, le=100_000, alias="BACKGROUND_TASK_IDLE_INTERVAL_MULTIPLIER")
@@ -87,14 +98,8 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _known_broker(cls, value: str | None) -> str | None:
-        try:
-            if value is not None:
-                redis.connection.parse_url(value)  # type: ignore[no-untyped-call]
-        except ValueError:
-            raise InvalidValueError(
-                "it is not a Redis URL; write it like redis://host:6379/0, rediss://… or unix:///path, with "
-                "special characters of the password percent-encoded"
-            ) from None
+        if value is not None:
+            parse_redis_url(value)
         return value
 
     @field_validator("idle_schedule", "expired_schedule")
@@ -111,9 +116,29 @@ class Settings(BaseSettings):
             if self.interval * multiplier > LONGEST_TIMEOUT:
                 variable = f"BACKGROUND_TASK_{_FIELDS[task].upper()}_INTERVAL_MULTIPLIER"
                 raise InvalidValueError(
-                    f"{format_duration(self.interval)} times {variable} ({multiplier:,}) is out of range; "
-                    f"it must be at most {format_duration(LONGEST_TIMEOUT)}"
+                    f"BACKGROUND_TASK_INTERVAL: {format_duration(self.interval)} times {variable} ({multiplier:,}) is "
+                    f"out of range; it must be at most {format_duration(LONGEST_TIMEOUT)}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _reasonable_election(self) -> Self:
+        lease, renewal, window = self.lease_timeout, self.renew_interval, self.catchup_window
+        if lease > LONGEST_LEASE:
+            raise InvalidValueError(
+                f"BACKGROUND_TASK_LEASE_TIMEOUT: {format_duration(lease)} is how long nobody leads after a crash; "
+                f"it must be at most {format_duration(LONGEST_LEASE)}"
+            )
+        if renewal * 2 > lease:
+            raise InvalidValueError(
+                f"BACKGROUND_TASK_RENEW_INTERVAL: {format_duration(renewal)} leaves no time for a second try; it must "
+                f"be at most half of BACKGROUND_TASK_LEASE_TIMEOUT ({format_duration(lease)})"
+            )
+        if window < lease:
+            raise InvalidValueError(
+                f"BACKGROUND_TASK_CATCHUP_WINDOW: {format_duration(window)} is shorter than what a crash may cost; it "
+                f"must be at least BACKGROUND_TASK_LEASE_TIMEOUT ({format_duration(lease)})"
+            )
         return self
 
     @cached_property
@@ -168,7 +193,7 @@ def unknown_variables(environment: Mapping[str, str]) -> list[str]:
 def _one_line(problem: dict[str, Any]) -> str:
     variable = ".".join(str(part) for part in problem["loc"])
     if not variable:
-        return f"BACKGROUND_TASK_INTERVAL: {problem['ctx']['error']}"
+        return str(problem["ctx"]["error"])
     reason = problem["ctx"].get("error", problem["msg"]) if "ctx" in problem else problem["msg"]
     if problem["type"].startswith("bool"):
         reason = "it is neither true nor false; write true or false"

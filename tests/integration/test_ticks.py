@@ -1,144 +1,116 @@
+"""Ticks as workers take them: which run, which are dropped, and what is noted of it."""
+
 import json
-import logging
 import os
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import dramatiq
-import pendulum
 import pytest
 import redis
-from dramatiq import Worker
-from dramatiq.brokers.redis import RedisBroker
-from dramatiq.middleware import Retries
 
-from actors.ticks import TickMiddleware
-from services.schedules import Cron, Every, Schedule
+from actors.broker import TickBroker
+from services.schedules import Every, Schedule
+from services.scheduling.keys import task_key
 from services.session_keys import canonical_session_key
 from services.settings import Settings
-from tests.support import NOON, wait_for
+from tests.schedulers import CountedActor, broker_on, messages, wait_until_drained, working
+from tests.support import wait_for
 
-SECOND = timedelta(seconds=1)
-
-# Importing the actors configures the logging of a process of theirs; this one is pytest's.
-logging.getLogger().handlers.clear()
-
-
-class Task:
-    """An actor on a broker of its own that counts its runs."""
-
-    def __init__(self, broker: RedisBroker, schedule: Schedule, *, failures: int = 0, name: str = "task") -> None:
-        self.runs = 0
-        self._failures = failures
-        self._lock = threading.Lock()
-        self.actor: Any = dramatiq.actor(
-            broker=broker, actor_name=name, periodic=schedule, max_retries=3, min_backoff=10, max_backoff=10
-        )(self._run)
-
-    def _run(self) -> None:
-        with self._lock:
-            self.runs += 1
-            if self.runs <= self._failures:
-                raise ConnectionError("try again")
-
-    def tick(self, woken: datetime) -> Any:
-        """Send the message as Periodiq does when it wakes up."""
-        return self.actor.send_with_options(scheduled_at=str(pendulum.instance(woken).in_timezone("Asia/Kathmandu")))
+HOURLY = Every(seconds=3_600)
 
 
 @pytest.fixture
-def broker(redis_url: str) -> Iterator[RedisBroker]:
-    broker = RedisBroker(url=redis_url, middleware=[TickMiddleware(), Retries()])  # type: ignore[no-untyped-call]
-    yield broker
-    broker.close()
-    broker.client.close()
-    broker.client.connection_pool.disconnect()
+def broker(redis_url: str) -> Iterator[TickBroker]:
+    with broker_on(redis_url) as broker:
+        yield broker
 
 
-@contextmanager
-def working(broker: RedisBroker, threads: int = 1) -> Iterator[None]:
-    worker = Worker(broker, worker_timeout=50, worker_threads=threads)
-    worker.start()
-    try:
-        yield
-    finally:
-        worker.stop()
+@pytest.fixture
+def client(redis_url: str) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(redis_url, decode_responses=True) as client:
+        yield client
 
 
-def is_drained(url: str) -> Callable[[], bool]:
-    def drained() -> bool:
-        with redis.Redis.from_url(url) as client:
-            keys = ("dramatiq:default", "dramatiq:default.DQ", "dramatiq:default.msgs", "dramatiq:default.DQ.msgs")
-            return not any(client.exists(key) for key in keys)
-
-    return drained
+def tick(task: CountedActor, slot: datetime) -> None:
+    """Send the message that a scheduler sends for a slot."""
+    task.actor.send_with_options(scheduled_at=slot.isoformat())
 
 
-def messages(url: str, queue: str = "default") -> list[dict[str, Any]]:
-    with redis.Redis.from_url(url) as client:
-        kept: Any = client.hgetall(f"dramatiq:{queue}.msgs")
-    return [json.loads(message) for message in kept.values()]
+def slot_before(hours: float, schedule: Schedule = HOURLY) -> datetime:
+    slot = schedule.slot_at(datetime.now(UTC) - timedelta(hours=hours))
+    assert slot is not None
+    return slot
 
 
-@pytest.mark.parametrize(
-    ("schedule", "woken", "slot"),
-    [
-        (Every(seconds=10), NOON, "2026-01-31T12:00:00+00:00"),
-        (Every(seconds=10), NOON + 9.999 * SECOND, "2026-01-31T12:00:00+00:00"),
-        (Every(seconds=10), NOON + 10 * SECOND, "2026-01-31T12:00:10+00:00"),
-        (Every(seconds=60), NOON + 41 * SECOND, "2026-01-31T12:00:00+00:00"),
-        (Cron("30 13 * * *", tz="Europe/Paris"), NOON + timedelta(minutes=31), "2026-01-31T12:30:00+00:00"),
-    ],
-)
-def test_a_tick_in_redis_carries_its_slot_in_utc(
-    broker: RedisBroker, redis_url: str, schedule: Schedule, woken: datetime, slot: str
+def test_a_backlog_of_ticks_is_one_run_and_the_current_one(
+    broker: TickBroker, redis_url: str, client: redis.Redis
 ) -> None:
-    Task(broker, schedule).tick(woken)
+    task = CountedActor(broker, HOURLY)
+    for hours in (5, 4, 3, 2, 1):
+        tick(task, slot_before(hours))
+    tick(task, slot_before(0))
 
-    (message,) = messages(redis_url)
-    assert message["options"]["scheduled_at"] == slot
+    with working(broker):
+        wait_until_drained(redis_url)
+
+    assert task.runs == 2
+    assert client.hget(task_key("task"), "dropped") == "4"
 
 
-def test_what_a_person_sends_carries_no_slot_and_is_always_run(broker: RedisBroker, redis_url: str) -> None:
-    task = Task(broker, Every(seconds=60))
+def test_a_tick_whose_next_slot_is_not_due_is_never_dropped(broker: TickBroker, redis_url: str) -> None:
+    task = CountedActor(broker, HOURLY)
     for _ in range(3):
-        task.actor.send()
-    assert [set(message["options"]) for message in messages(redis_url)] == [{"redis_message_id"}] * 3
+        tick(task, slot_before(0))
+    tick(task, slot_before(-1))  # of a scheduler whose clock runs ahead
 
     with working(broker):
-        wait_for(is_drained(redis_url), what="an empty queue")
+        wait_until_drained(redis_url)
+
+    assert task.runs == 4
+
+
+def test_a_queue_that_is_always_late_starves_nobody(broker: TickBroker, redis_url: str) -> None:
+    task = CountedActor(broker, Every(seconds=1))
+    with working(broker):
+        for late in (30, 20, 10):
+            # Each is late by more than its interval when it comes, and no run has begun since.
+            with redis.Redis.from_url(redis_url) as client:
+                client.hset(task_key("task"), "run_started_at", 0)
+            tick(task, slot_before(late / 3_600, Every(seconds=1)))
+            wait_until_drained(redis_url)
 
     assert task.runs == 3
 
 
-def test_a_tick_is_run_however_late_or_early_it_comes(broker: RedisBroker, redis_url: str) -> None:
-    task = Task(broker, Every(seconds=3_600))
-    now = datetime.now(UTC)
-    for hours in (5, 0, -1):  # five hours late, up to one hour late, and early
-        task.tick(now - timedelta(hours=hours))
+def test_a_clock_of_redis_that_was_put_back_starves_nobody(
+    broker: TickBroker, redis_url: str, client: redis.Redis
+) -> None:
+    task = CountedActor(broker, HOURLY)
+    ahead = datetime.now(UTC) + timedelta(hours=3)
+    client.hset(task_key("task"), "run_started_at", int(ahead.timestamp() * 1000))
+    tick(task, slot_before(2))
 
     with working(broker):
-        wait_for(is_drained(redis_url), what="an empty queue")
+        wait_until_drained(redis_url)
 
-    assert task.runs == 3
+    assert task.runs == 1
 
 
-def test_retries_are_not_skipped_however_old_their_slot_is(broker: RedisBroker, redis_url: str) -> None:
-    task = Task(broker, Every(seconds=1), failures=3)
-    task.tick(datetime.now(UTC) - timedelta(hours=2))
+def test_retries_are_not_dropped_however_old_their_slot_is(broker: TickBroker, redis_url: str) -> None:
+    task = CountedActor(broker, Every(seconds=1), failures=3)
+    tick(task, slot_before(2))
 
     with working(broker):
-        wait_for(lambda: task.runs == 4 and is_drained(redis_url)(), what="the third retry")
+        wait_for(lambda: task.runs == 4, what="the third retry")
+        wait_until_drained(redis_url)
 
 
-def test_a_retry_keeps_the_slot_of_its_tick(broker: RedisBroker, redis_url: str) -> None:
-    task = Task(broker, Every(seconds=60), failures=1)
+def test_a_retry_keeps_the_slot_of_its_tick(redis_url: str) -> None:
     seen: list[dict[str, Any]] = []
 
     class Watch(dramatiq.Middleware):
@@ -146,16 +118,71 @@ def test_a_retry_keeps_the_slot_of_its_tick(broker: RedisBroker, redis_url: str)
             del broker
             seen.append(dict(message.options))
 
-    broker.add_middleware(Watch())
-    task.tick(NOON + 41 * SECOND)
-    with working(broker):
-        wait_for(lambda: task.runs == 2 and is_drained(redis_url)(), what="the retry")
+    slot = slot_before(1)
+    with broker_on(redis_url, Watch()) as broker:
+        task = CountedActor(broker, HOURLY, failures=1)
+        tick(task, slot)
+        with working(broker):
+            wait_for(lambda: task.runs == 2, what="the retry")
+            wait_until_drained(redis_url)
 
-    assert [options["scheduled_at"] for options in seen] == ["2026-01-31T12:00:00+00:00"] * 2
+    assert [options["scheduled_at"] for options in seen] == [slot.isoformat()] * 2
     assert [options.get("retries", 0) for options in seen] == [0, 1]
 
 
-# The broker of production, in a process of its own because it reads its settings when it is imported.
+def test_what_a_person_sends_carries_no_slot_and_is_always_run(broker: TickBroker, redis_url: str) -> None:
+    task = CountedActor(broker, HOURLY)
+    for _ in range(3):
+        task.actor.send()
+    assert [set(message["options"]) for message in messages(redis_url)] == [{"redis_message_id"}] * 3
+
+    with working(broker):
+        wait_until_drained(redis_url)
+
+    assert task.runs == 3
+
+
+def test_a_run_that_a_person_asked_for_has_done_the_work_of_the_ticks_before_it(
+    broker: TickBroker, redis_url: str
+) -> None:
+    task = CountedActor(broker, HOURLY)
+    task.actor.send()
+    tick(task, slot_before(1))
+
+    with working(broker):
+        wait_until_drained(redis_url)
+
+    assert task.runs == 1
+
+
+@pytest.mark.parametrize(("failures", "outcome"), [(0, "done"), (99, "failed")])
+def test_the_last_run_is_noted(broker: TickBroker, client: redis.Redis, failures: int, outcome: str) -> None:
+    task = CountedActor(broker, HOURLY, failures=failures)
+    slot = slot_before(0)
+    tick(task, slot)
+
+    with working(broker):
+        wait_for(lambda: client.hget(task_key("task"), "run_outcome"), what="the end of the run")
+
+    noted: Any = client.hgetall(task_key("task"))
+    assert noted["run_outcome"] == outcome
+    assert noted["run_slot"] == str(int(slot.timestamp()))
+    now = datetime.now(UTC).timestamp() * 1000
+    assert now - 60_000 < int(noted["run_started_at"]) <= int(noted["run_ended_at"]) <= now
+
+
+def test_a_redis_that_takes_no_notes_stops_no_run(broker: TickBroker, redis_url: str, client: redis.Redis) -> None:
+    task = CountedActor(broker, HOURLY)
+    client.set(task_key("task"), "a foreign value: every note fails")
+    tick(task, slot_before(3))
+
+    with working(broker):
+        wait_until_drained(redis_url)
+
+    assert task.runs == 1
+
+
+# The actors of production, in a process of their own because they read their settings when they are imported.
 
 
 def run_actors(script: str, directory: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -170,35 +197,6 @@ def run_actors(script: str, directory: Path, **environment: str) -> subprocess.C
         timeout=60,
         cwd=Path(canonical_session_key.__code__.co_filename).parent.parent,
     )
-
-
-def test_the_scheduler_is_never_told_to_wake_up_in_the_past_however_long_a_send_took(tmp_path: Path) -> None:
-    script = (
-        "from datetime import UTC, datetime, timedelta\n"
-        "from actors.startup import Scheduled\n"
-        "from services.schedules import Every\n"
-        "now = datetime.now(UTC)\n"
-        "print(Scheduled(Every(seconds=1)).next_valid_date(now - timedelta(minutes=1)) > now)\n"
-    )
-
-    assert run_actors(script, tmp_path).stdout == "True\n"
-
-
-def test_the_ticks_of_both_sweeps_carry_their_slots(redis_url: str, tmp_path: Path) -> None:
-    script = (
-        "import actors\n"
-        "for actor in (actors.process_idle_conversations, actors.process_expired_conversations):\n"
-        "    actor.send_with_options(scheduled_at='2026-01-31 12:00:41+00:00')\n"
-    )
-
-    done = run_actors(script, tmp_path, REDIS_URL=redis_url, BACKGROUND_TASK_EXPIRED_SCHEDULE="*/5 * * * *")
-
-    assert (done.returncode, done.stderr) == (0, "")
-    sent = {message["actor_name"]: message["options"]["scheduled_at"] for message in messages(redis_url, "sweeps")}
-    assert sent == {
-        "process_idle_conversations": "2026-01-31T12:00:00+00:00",
-        "process_expired_conversations": "2026-01-31T12:00:00+00:00",
-    }
 
 
 def test_importing_the_actors_connects_to_nothing_and_a_task_that_is_off_has_no_schedule(tmp_path: Path) -> None:
@@ -216,50 +214,12 @@ def test_importing_the_actors_connects_to_nothing_and_a_task_that_is_off_has_no_
     assert done.stdout.strip() == "['process_expired_conversations']"
 
 
-def test_a_redis_that_never_answered_ends_the_scheduler_with_one_line_without_the_password(tmp_path: Path) -> None:
-    script = (
-        "import actors, pendulum\n"
-        "actors.process_idle_conversations.options['periodic'].validate(pendulum.datetime(2026, 1, 31, 12))\n"
-    )
+def test_a_process_that_is_no_scheduler_sends_whatever_it_is_told_to(redis_url: str, tmp_path: Path) -> None:
+    script = "import actors\nactors.process_idle_conversations.send_with_options(scheduled_at='2026-01-31T12:00:00Z')"
 
-    done = run_actors(script, tmp_path, REDIS_URL="redis://:pa55word@127.0.0.1:1")
-
-    assert done.returncode == 1
-    assert done.stderr.startswith("adjourn: cannot use Redis at redis://***@127.0.0.1:1: ")
-    assert done.stderr.count("\n") == 1
-    assert "pa55word" not in done.stderr
-
-
-def test_a_tick_in_vain_is_logged_and_the_next_one_is_sent_when_redis_is_back(tmp_path: Path) -> None:
-    script = f"""
-import os
-from pathlib import Path
-from services.embedded.redis_server import PrivateRedis
-server = PrivateRedis(Path({str(tmp_path / "redis")!r}))
-os.environ["REDIS_URL"] = server.url
-import actors, redis
-actor = actors.process_idle_conversations
-def tick():
-    actor.send_with_options(scheduled_at="2026-01-31T12:00:00Z")
-    return actors.broker.do_qsize("sweeps") if server.is_running() else None
-server.start()
-first = tick()
-server.stop()
-tick()
-try:
-    actor.send()
-except redis.ConnectionError:
-    print("what is no tick is raised")
-server.start()
-print(tick() - first)
-server.stop()
-"""
-    done = run_actors(script, tmp_path, LOG_FORMAT="json")
-
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == ["what is no tick is raised", "1"]
-    (line,) = done.stderr.splitlines()
-    assert {"message": "tick lost", "actor": "process_idle_conversations"}.items() <= json.loads(line).items()
+    assert run_actors(script, tmp_path, REDIS_URL=redis_url).returncode == 0
+    (message,) = messages(redis_url, "sweeps")
+    assert message["options"]["scheduled_at"] == "2026-01-31T12:00:00Z"
 
 
 def test_a_setting_that_makes_no_sense_ends_the_import_with_one_line(tmp_path: Path) -> None:
@@ -268,3 +228,18 @@ def test_a_setting_that_makes_no_sense_ends_the_import_with_one_line(tmp_path: P
     assert done.returncode == 1
     assert done.stderr.startswith("adjourn: BACKGROUND_TASK_INTERVAL='soon': ")
     assert done.stderr.count("\n") == 1
+
+
+def test_an_old_message_that_names_no_instant_is_run_as_one_that_a_person_sent(
+    broker: TickBroker, redis_url: str
+) -> None:
+    task = CountedActor(broker, HOURLY)
+    for nonsense in ("yesterday", None, 17, "2026-01-31"):
+        task.actor.send_with_options(scheduled_at=nonsense)
+
+    with working(broker):
+        wait_until_drained(redis_url)
+
+    assert task.runs == 4
+    with redis.Redis.from_url(redis_url) as client:
+        assert json.loads(client.hget(task_key("task"), "run_slot") or b"null") is None

@@ -1,0 +1,92 @@
+"""The scheduler's process: Periodiq's loop is its clock, an election decides whose ticks count."""
+
+import atexit
+import os
+import signal
+import sys
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cache
+
+from actors.broker import REDIS_TIMEOUT, TickBroker, broker
+from actors.settings import settings
+from services.redis_client import connect
+from services.schedules import Schedule
+from services.scheduling.scheduler import Scheduler, Timing
+from services.settings import Settings
+
+#: How long Redis may take to answer a scheduler, in seconds: less than the shortest time between two slots or so.
+SCHEDULER_TIMEOUT = 1.0
+
+
+@cache
+def start_scheduler() -> Scheduler:
+    """Start this process's scheduler, once, and return it. SIGTERM and SIGINT make it resign and end."""
+    # A worker's directory is none of ours, whatever the environment says.
+    os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
+    scheduler = create_scheduler(broker, settings)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))
+    atexit.register(scheduler.stop)
+    scheduler.start()
+    if settings.enable_metrics:
+        # Where the workers' metrics are: everywhere, unless dramatiq's variable says otherwise.
+        host = os.environ.get("dramatiq_prom_host", "0.0.0.0")  # noqa: S104, SIM112
+        scheduler.metrics.serve(host=host, port=settings.scheduler_metrics_port)
+    return scheduler
+
+
+def create_scheduler(broker: TickBroker, settings: Settings) -> Scheduler:
+    """Return a scheduler of the broker's periodic actors, through which the broker sends their ticks from now on."""
+    broker.scheduler = Scheduler(
+        {name: actor.options["periodic"] for name, actor in broker.actors.items() if "periodic" in actor.options},
+        actors=list(broker.actors),
+        client=connect(settings.broker_url, timeout=SCHEDULER_TIMEOUT),
+        listener=connect(settings.broker_url, timeout=REDIS_TIMEOUT),
+        timing=Timing(settings.lease_timeout, settings.renew_interval, settings.catchup_window),
+        push=broker.scripts["dispatch"],
+        send=lambda actor, options: broker.get_actor(actor).send_with_options(**options),
+    )
+    return broker.scheduler
+
+
+@dataclass
+class Scheduled(Schedule):
+    """A schedule as Periodiq has it, by Redis's clock instead of this machine's.
+
+    Periodiq boots no middleware, but only its process asks a schedule anything: the first question starts it all.
+    """
+
+    schedule: Schedule
+    _offered: datetime | None = field(default=None, init=False)
+
+    def validate(self, date: datetime) -> bool:
+        """Return whether a slot has fallen that Periodiq was not told of yet."""
+        del date  # this machine's clock, half a second ahead and cut to the second
+        slot, offered = self.slot_at(start_scheduler().clock.now()), self._offered
+        self._offered = slot
+        return slot is not None and slot != offered
+
+    def next_valid_date(self, last: datetime) -> datetime:
+        """Return when to wake up for the first slot that is still to come, by this machine's clock.
+
+        Never in the past: when sends take longer than the interval, Periodiq would call itself at once, and again,
+        until Python's stack is full.
+        """
+        del last
+        scheduler = start_scheduler()
+        now = scheduler.clock.now()
+        coming = self.slot_after(now)
+        scheduler.loop.expect(str(self), seconds=(coming - now).total_seconds())
+        return scheduler.clock.to_local(coming)
+
+    def slot_at(self, instant: datetime) -> datetime | None:
+        """Return the latest slot at or before ``instant``."""
+        return self.schedule.slot_at(instant)
+
+    def slot_after(self, instant: datetime) -> datetime:
+        """Return the first slot after ``instant``."""
+        return self.schedule.slot_after(instant)
+
+    def __str__(self) -> str:
+        return str(self.schedule)

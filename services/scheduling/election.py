@@ -1,0 +1,157 @@
+"""The election: a thread that campaigns for the lease, renews it, and gives it back at the end."""
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import timedelta
+from queue import Empty, SimpleQueue
+
+import redis
+
+from services.logs import get_logger
+from services.scheduling import keys
+from services.scheduling.lease import Lease
+
+#: From one try to the next while Redis does not answer, in seconds.
+RETRY_INTERVAL = 0.5
+#: What is added to the end of another's lease before the next try, in seconds, so that it is over by then.
+MOMENT = 0.01
+
+log = get_logger(__name__)
+
+
+class Election:
+    """Campaigns until it leads, leads until it is stopped or loses the lease, and then campaigns again.
+
+    ``on_contact`` is called when Redis answers for the first time, and again after an outage; ``on_lead`` when the
+    election is won, ``on_renewal`` after each renewal. All are called in this thread and may raise redis.RedisError.
+    The process never ends because of Redis.
+    """
+
+    def __init__(
+        self,
+        lease: Lease,
+        *,
+        renew_interval: timedelta,
+        about: Callable[[], str],
+        on_lead: Callable[[], None],
+        on_renewal: Callable[[], None],
+        on_contact: Callable[[], None],
+        listener: redis.Redis,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._lease = lease
+        self._renew_interval = renew_interval.total_seconds()
+        self._about = about
+        self._on_lead = on_lead
+        self._on_renewal = on_renewal
+        self._on_contact = on_contact
+        self._listener = listener
+        self._monotonic = monotonic
+        #: What to wake up for. Its put is reentrant, so a signal handler may call it.
+        self._calls: SimpleQueue[None] = SimpleQueue()
+        self._stopping = False
+        #: The term under which this process says that it leads.
+        self._leading: int | None = None
+        self._leader: str | None = None
+        #: Whether Redis answered last; None before the first try.
+        self._reached: bool | None = None
+        self._thread = threading.Thread(target=self._run, name="election", daemon=True)
+
+    def start(self) -> None:
+        """Begin to campaign."""
+        self._thread.start()
+        threading.Thread(target=self._listen, name="wake-ups", daemon=True).start()
+
+    def wake(self) -> None:
+        """Look at once. Safe in a signal handler."""
+        self._calls.put(None)
+
+    def stop(self, *, timeout: float) -> None:
+        """Give the lease back and end; ``timeout`` is how long that may take, in seconds."""
+        self._stopping = True
+        self.wake()
+        self._thread.join(timeout)
+
+    def _run(self) -> None:
+        while not self._stopping:
+            self._wait(self._step())
+        with suppress(redis.RedisError):
+            self._lease.release()
+        if self._leading is not None:
+            log.info("resigned", term=self._leading)
+
+    def _step(self) -> float:
+        """Renew or campaign, once; return how long to wait then, in seconds."""
+        started_at = self._monotonic()
+        try:
+            if not self._reached:
+                self._on_contact()
+            pause = self._lead() if self._lease.hold else self._campaign()
+        except redis.RedisError as error:
+            self._note_outage(error)
+            return RETRY_INTERVAL
+        except Exception:
+            # Of this thread nothing may be the end, least of all a mistake of ours: the lease is at stake.
+            log.exception("the election failed, and goes on")
+            return RETRY_INTERVAL
+        if self._reached is False:
+            log.info("redis is back")
+        self._reached = True
+        return max(started_at + pause - self._monotonic(), 0)
+
+    def _lead(self) -> float:
+        if self._lease.renew(self._about()):
+            self._on_renewal()
+            return self._renew_interval
+        self._demote("the lease carries another term, or is gone")
+        return 0
+
+    def _campaign(self) -> float:
+        if self._leading is not None:
+            self._demote("the lease is lost, or was not renewed in time")
+        rival = self._lease.acquire(self._about())
+        if rival is not None:
+            if self._leader != rival.holder:
+                self._leader = rival.holder
+                log.info("standing by", leader=rival.holder)
+            return min(rival.remaining + MOMENT, self._renew_interval)
+        hold = self._lease.hold
+        if hold is None:
+            return 0  # the answer took longer than the lease lasts
+        self._leader, self._leading = None, hold.term
+        log.info("leading", term=hold.term)
+        self._on_lead()
+        return self._renew_interval
+
+    def _demote(self, reason: str) -> None:
+        log.warning("demoted", term=self._leading, reason=reason)
+        self._leading = None
+
+    def _note_outage(self, error: redis.RedisError) -> None:
+        if self._reached is not False:
+            self._reached = False
+            log.error("redis is down", reason=str(error))
+        if self._leading is not None and not self._lease.hold:
+            self._demote("redis did not answer for as long as the lease lasts")
+
+    def _wait(self, seconds: float) -> None:
+        """Wait so long, or until somebody calls."""
+        with suppress(Empty):
+            self._calls.get(timeout=seconds)
+            while True:
+                self._calls.get_nowait()
+
+    def _listen(self) -> None:
+        """Wake up whenever a leader resigns or a person asks for something."""
+        while True:
+            try:
+                with self._listener.pubsub(ignore_subscribe_messages=True) as channel:  # type: ignore[no-untyped-call]
+                    channel.subscribe(keys.WAKE)
+                    while True:
+                        if channel.get_message(timeout=self._renew_interval) is not None:
+                            self.wake()
+            except (redis.RedisError, OSError):
+                # The election says that Redis is down. What was published meanwhile is found at the next renewal.
+                time.sleep(RETRY_INTERVAL)

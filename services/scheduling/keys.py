@@ -1,0 +1,17 @@
+"""What the schedulers keep in Redis: all of it may be lost. docs/scheduling.md lists the fields."""
+
+#: Hash: who leads, under which term, since when. It expires with the lease.
+LEASE = "adjourn:scheduler:lease"
+#: The last term that was given.
+TERM = "adjourn:scheduler:term"
+#: Hash: what each scheduler says of itself, JSON.
+MEMBERS = "adjourn:scheduler:members"
+#: Sorted set: when each scheduler was last heard of, in milliseconds of Redis's clock.
+SEEN = "adjourn:scheduler:seen"
+#: Channel: whatever is published here makes every scheduler look at once.
+WAKE = "adjourn:scheduler:wake"
+
+
+def task_key(actor: str) -> str:
+    """Return the hash that holds all about one task: its last slot, its last run, what was asked of it."""
+    return f"adjourn:task:{actor}"

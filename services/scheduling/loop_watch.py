@@ -1,0 +1,23 @@
+"""Whether Periodiq's loop is alive: each of its rounds says when it means to wake up again."""
+
+import time
+from collections.abc import Callable
+
+#: How much later than it meant to the loop may wake up, in seconds: sends are tried again while Redis is away.
+GRACE = 10.0
+
+
+class LoopWatch:
+    """Notes when the loop means to wake up, and tells whether it did."""
+
+    def __init__(self, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._monotonic = monotonic
+        self._wakes_at: dict[str, float] = {}
+
+    def expect(self, schedule: str, *, seconds: float) -> None:
+        """Note that the loop means to wake up for ``schedule`` in so many seconds."""
+        self._wakes_at[schedule] = self._monotonic() + seconds
+
+    def is_alive(self) -> bool:
+        """Return whether the loop is not overdue. One that has not begun is not."""
+        return self._monotonic() < min(list(self._wakes_at.values()), default=float("inf")) + GRACE

@@ -1,0 +1,36 @@
+"""What workers tell of the runs of a task, and whether a tick is still of use."""
+
+from datetime import datetime
+
+from redis import Redis
+
+from services.scheduling import keys
+from services.scheduling.scripts import load_script
+
+
+class RunRecord:
+    """The last run of each task, in Redis. Its calls raise redis.RedisError."""
+
+    def __init__(self, client: Redis) -> None:
+        self._client = client
+        self._begin = load_script(client, "begin_run")
+
+    def begin(self, actor: str, *, slot: datetime | None, useless_from: datetime | None) -> bool:
+        """Note that a run begins; return False when it is for a tick that is of no more use.
+
+        ``slot`` is that of the run's tick, if it is for one. From ``useless_from`` on, the run is dropped if another
+        one has begun since the slot: that one has seen all that this would. Both by Redis's clock.
+        """
+        written = ["" if instant is None else int(instant.timestamp()) for instant in (slot, useless_from)]
+        return bool(self._begin(keys=[keys.task_key(actor)], args=written))
+
+    def end(self, actor: str, *, failed: bool) -> None:
+        """Note how the run ended."""
+        seconds, microseconds = self._client.time()
+        self._client.hset(
+            keys.task_key(actor),
+            mapping={
+                "run_ended_at": seconds * 1000 + microseconds // 1000,
+                "run_outcome": "failed" if failed else "done",
+            },
+        )

@@ -1,0 +1,199 @@
+"""A scheduler's process: one of any number, of which one leads and enqueues each slot of each schedule once."""
+
+import json
+import os
+import socket
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import redis
+from redis.commands.core import Script
+
+from services.logs import get_logger
+from services.redis_client import unsafe_for_claims
+from services.schedules import Schedule
+from services.scheduling import keys
+from services.scheduling.clock import RedisClock
+from services.scheduling.election import Election
+from services.scheduling.lease import Lease
+from services.scheduling.loop_watch import LoopWatch
+from services.scheduling.metrics import SchedulerMetrics
+from services.scheduling.queue import FencedQueue, Outcome, Push, Tick
+
+#: How late Periodiq's loop may be before a renewal sends in its place.
+LATE = timedelta(seconds=1)
+#: How long the lease may take to be given back at the end, in seconds.
+STOP_TIMEOUT = 3.0
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """The three durations of the election. docs/settings.md explains them."""
+
+    lease_timeout: timedelta
+    renew_interval: timedelta
+    catchup_window: timedelta
+
+
+class Scheduler:
+    """One scheduler: the election, the fenced enqueue, and making up for what was missed.
+
+    ``actors`` are all that may be triggered, ``schedules`` those of them that have one. ``send`` sends a message to an
+    actor, with options, through ``enqueue`` or ``trigger`` in the end. ``client`` must not repeat by itself what it
+    sends, and must give up within a second or so; ``listener`` may do as it likes.
+    """
+
+    def __init__(
+        self,
+        schedules: Mapping[str, Schedule],
+        *,
+        actors: Collection[str],
+        client: redis.Redis,
+        listener: redis.Redis,
+        timing: Timing,
+        push: Script,
+        send: Callable[[str, Mapping[str, Any]], object],
+    ) -> None:
+        self.clock = RedisClock()
+        self.loop = LoopWatch()
+        self.metrics = SchedulerMetrics()
+        self._schedules = schedules
+        self._actors = actors
+        self._client = client
+        self._timing = timing
+        self._send = send
+        self._lease = Lease(client, timeout=timing.lease_timeout, clock=self.clock)
+        self._queue = FencedQueue(client, self._lease, push=push)
+        self._election = Election(
+            self._lease,
+            renew_interval=timing.renew_interval,
+            about=self._about,
+            on_contact=self._warn,
+            on_lead=self._begin_to_lead,
+            on_renewal=self._go_on_leading,
+            listener=listener,
+        )
+        self._started_at = datetime.now(UTC)
+        self._loop_was_alive = True
+
+    def start(self) -> None:
+        """Begin to campaign."""
+        self.metrics.watch(
+            actors=self._schedules, is_leader=lambda: self._lease.hold is not None, is_loop_alive=self.loop.is_alive
+        )
+        self._election.start()
+
+    def stop(self) -> None:
+        """Give the lease back, so that another leads at once, and end."""
+        self._election.stop(timeout=STOP_TIMEOUT)
+
+    def tick(self, actor: str, *, missed: datetime | None = None) -> Tick | None:
+        """Return the tick of ``actor``'s latest slot, or of a slot that was missed; None before the first."""
+        schedule = self._schedules[actor]
+        slot = missed or schedule.slot_at(self.clock.now())
+        return Tick(actor, slot, schedule.slot_after(slot), caught_up=missed is not None) if slot else None
+
+    def enqueue(self, tick: Tick, push: Callable[[], Push]) -> Outcome:
+        """Enqueue ``tick`` if this scheduler leads and its slot is not claimed yet. What fails is logged, not raised.
+
+        ``push`` is asked for the message only if it leads.
+        """
+        hold = self._lease.hold
+        if hold is None:
+            return self._note(tick, Outcome.NOT_LEADER)
+        try:
+            enqueued = self._queue.enqueue(tick, push(), hold=hold)
+        except Exception as error:  # noqa: BLE001 - Redis or a middleware's veto: Periodiq's loop would end with it
+            log.error("tick not enqueued", actor=tick.actor, slot=tick.slot.isoformat(), reason=str(error))  # noqa: TRY400
+            return self._note(tick, Outcome.FAILED)
+        if enqueued.outcome is Outcome.NOT_LEADER:
+            self._lease.give_up(hold.term)
+            self._election.wake()
+        return self._note(tick, enqueued.outcome, enqueued_at=enqueued.at)
+
+    def trigger(self, actor: str, request_id: str, push: Callable[[], Push]) -> bool:
+        """Enqueue what a person asked for and strike the request; return whether that came about.
+
+        Raises redis.RedisError: the request stays, and is looked at again with the next renewal.
+        """
+        hold = self._lease.hold
+        triggered = hold is not None and self._queue.trigger(actor, request_id, push(), hold=hold)
+        if triggered:
+            log.info("triggered", actor=actor, request=request_id)
+        return triggered
+
+    def _note(self, tick: Tick, outcome: Outcome, *, enqueued_at: datetime | None = None) -> Outcome:
+        lateness = None
+        if enqueued_at is not None and outcome.is_pushed:
+            lateness = max((enqueued_at - tick.slot).total_seconds(), 0)
+        self.metrics.count_tick(tick.actor, outcome, lateness=lateness)
+        (log.info if outcome is Outcome.CAUGHT_UP else log.debug)(
+            outcome.replace("_", " "), actor=tick.actor, slot=tick.slot.isoformat(), lateness=lateness
+        )
+        return outcome
+
+    def _warn(self) -> None:
+        for reason in unsafe_for_claims(self._client):
+            log.warning("this redis is not safe for schedulers", reason=reason)
+
+    def _begin_to_lead(self) -> None:
+        self.metrics.count_leadership()
+        self._make_up(before=self.clock.now())
+
+    def _go_on_leading(self) -> None:
+        # What is due this very moment is for Periodiq's loop.
+        self._make_up(before=self.clock.now() - LATE)
+
+    def _make_up(self, *, before: datetime) -> None:
+        """Do what waits: triggers, and the latest slot of each schedule that fell by ``before`` and nobody claimed.
+
+        One slot, not a storm: it does the work of those before it.
+        """
+        for actor, (mark, request_id) in self._look_at_tasks().items():
+            schedule = self._schedules.get(actor)
+            slot = schedule and schedule.slot_at(before)
+            if slot and self.clock.now() - slot <= self._timing.catchup_window and not self._is_claimed(slot, mark):
+                self._send(actor, {"scheduled_at": slot.isoformat(), "caught_up": True})
+            if request_id is not None:
+                self._send(actor, {"trigger_id": request_id.decode()})
+
+    def _look_at_tasks(self) -> dict[str, tuple[bytes | None, bytes | None]]:
+        """Tell ``adjourn status`` the schedules; return the mark of each task, and the request to trigger it."""
+        now = self.clock.now()
+        with self._client.pipeline(transaction=False) as pipe:
+            for actor in self._actors:
+                schedule = self._schedules.get(actor)
+                if schedule is None:
+                    pipe.hdel(keys.task_key(actor), "schedule", "next_slot")
+                else:
+                    next_slot = int(schedule.slot_after(now).timestamp())
+                    pipe.hset(keys.task_key(actor), mapping={"schedule": str(schedule), "next_slot": next_slot})
+                pipe.hmget(keys.task_key(actor), "slot", "trigger_id")
+            return dict(zip(self._actors, pipe.execute()[1::2], strict=True))
+
+    def _is_claimed(self, slot: datetime, mark: bytes | None) -> bool:
+        """Return whether it is of no use to try ``slot``: as the fenced enqueue, which alone can tell for sure."""
+        ahead = self.clock.now() + self._timing.lease_timeout
+        return mark is not None and slot.timestamp() <= int(mark) <= ahead.timestamp()
+
+    def _about(self) -> str:
+        """Return what others are told of this scheduler, JSON."""
+        alive = self.loop.is_alive()
+        if alive != self._loop_was_alive:
+            self._loop_was_alive = alive
+            if alive:
+                log.info("periodiq's loop is alive again")
+            else:
+                log.error("periodiq's loop is stuck; what it misses is sent at each renewal: restart this scheduler")
+        return json.dumps(
+            {
+                "host": socket.gethostname(),
+                "pid": os.getpid(),
+                "started_at": self._started_at.isoformat(),
+                "loop": "running" if alive else "stuck",
+            }
+        )
