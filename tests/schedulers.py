@@ -10,6 +10,7 @@ from typing import Any
 import dramatiq
 import redis
 from dramatiq import Worker
+from dramatiq.brokers.redis import RedisBroker
 from dramatiq.middleware import Middleware, Retries
 
 from actors.broker import TickBroker
@@ -29,7 +30,7 @@ class CountedActor:
     """An actor on a broker of its own that counts its runs, and fails as often as it is told to."""
 
     def __init__(
-        self, broker: TickBroker, schedule: Schedule | None, *, failures: int = 0, name: str = "task", **options: Any
+        self, broker: RedisBroker, schedule: Schedule | None, *, failures: int = 0, name: str = "task", **options: Any
     ) -> None:
         self.runs = 0
         self._failures = failures

@@ -147,9 +147,10 @@ class Election:
         """Wake up whenever a leader resigns or a person asks for something."""
         while True:
             try:
-                with self._listener.pubsub(ignore_subscribe_messages=True) as channel:  # type: ignore[no-untyped-call]
+                with self._listener.pubsub() as channel:  # type: ignore[no-untyped-call]
                     channel.subscribe(keys.WAKE)
                     while True:
+                        # The first message says that it listens: what was published until then is not lost on it.
                         if channel.get_message(timeout=self._renew_interval) is not None:
                             self.wake()
             except (redis.RedisError, OSError):
