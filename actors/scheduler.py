@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cache
 
 from actors.broker import REDIS_TIMEOUT, TickBroker, broker
@@ -17,6 +17,8 @@ from services.settings import Settings
 
 #: How long Redis may take to answer a scheduler, in seconds: less than the shortest time between two slots or so.
 SCHEDULER_TIMEOUT = 1.0
+#: As soon as Periodiq can wake up: it takes a moment to find out for how long to sleep.
+AT_ONCE = timedelta(milliseconds=10)
 
 
 @cache
@@ -68,7 +70,7 @@ class Scheduled(Schedule):
         return slot is not None and slot != offered
 
     def next_valid_date(self, last: datetime) -> datetime:
-        """Return when to wake up for the first slot that is still to come, by this machine's clock.
+        """Return when to wake up for the first slot that Periodiq was not told of, by this machine's clock.
 
         Never in the past: when sends take longer than the interval, Periodiq would call itself at once, and again,
         until Python's stack is full.
@@ -76,9 +78,10 @@ class Scheduled(Schedule):
         del last
         scheduler = start_scheduler()
         now = scheduler.clock.now()
-        coming = self.slot_after(now)
-        scheduler.loop.expect(str(self), seconds=(coming - now).total_seconds())
-        return scheduler.clock.to_local(coming)
+        # A slot that fell between the two questions is due at once.
+        wake_at = self.slot_after(now) if self.slot_at(now) == self._offered else now + AT_ONCE
+        scheduler.loop.expect(str(self), seconds=(wake_at - now).total_seconds())
+        return scheduler.clock.to_local(wake_at)
 
     def slot_at(self, instant: datetime) -> datetime | None:
         """Return the latest slot at or before ``instant``."""

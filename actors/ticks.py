@@ -39,11 +39,11 @@ class TickMiddleware(Middleware):
         """The option by which Periodiq knows what to schedule."""
         return {"periodic"}
 
-    def after_process_boot(self, broker: dramatiq.Broker) -> None:
-        """Make the counter: now, because dramatiq's Prometheus has just said where metrics are kept."""
-        del broker
+    def after_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
+        """Make the counter, once the boot of dramatiq's Prometheus has said where metrics are kept."""
+        del broker, worker
         if self._has_metrics:
-            from prometheus_client import CollectorRegistry, Counter  # noqa: PLC0415 - see above
+            from prometheus_client import CollectorRegistry, Counter  # noqa: PLC0415 - the same
 
             self._dropped = Counter(
                 "background_ticks_dropped_total",

@@ -1,8 +1,12 @@
-"""What a scheduler tells Prometheus, on an endpoint of its own: Periodiq boots no middleware that would."""
+"""What a scheduler tells Prometheus, on an endpoint of its own: Periodiq boots no middleware that would.
+
+prometheus_client decides when it is imported whether its metrics are those of one process. Workers import this module
+before dramatiq has told theirs to be those of several, so the import waits until there is a scheduler.
+"""
+
+# ruff: noqa: PLC0415 - see above
 
 from collections.abc import Callable, Iterable
-
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
 from services.logs import get_logger
 from services.scheduling.queue import Outcome
@@ -17,6 +21,8 @@ class SchedulerMetrics:
     """The metrics of one scheduler's process."""
 
     def __init__(self) -> None:
+        from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
         self.registry = CollectorRegistry()
         self._is_leader = Gauge(
             "scheduler_is_leader", "Whether this scheduler leads (1) or stands by (0).", registry=self.registry
@@ -62,6 +68,8 @@ class SchedulerMetrics:
 
         A port that is taken is logged: ticks are worth more than their metrics.
         """
+        from prometheus_client import start_http_server
+
         try:
             server, _ = start_http_server(port, addr=host, registry=self.registry)
         except OSError as error:

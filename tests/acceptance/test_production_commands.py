@@ -1,14 +1,19 @@
 """The two commands that run production, on plain SQL's conversations."""
 
+import json
+import signal
 import urllib.request
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
 from sqlalchemy import Engine, text
 
-from tests.acceptance.commands import free_port, run, running
+from tests.acceptance.commands import Command, free_port, run, running
+from tests.servers import redis_server_with
 from tests.support import all_conversations, all_events, wait_for
 
 INSERT = text(
@@ -36,6 +41,18 @@ def insert(engine: Engine, conv_id: str, *, idle_in: timedelta, expires_in: time
                 "expires_at": instant(now + expires_in),
             },
         )
+
+
+def metrics_on(port: str) -> str:
+    """Return what an endpoint exposes, once it is there."""
+
+    def read() -> str:
+        with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as response:
+            exposed: str = response.read().decode()
+            return exposed
+        return ""
+
+    return wait_for(read, what="metrics")
 
 
 def test_worker_and_scheduler_end_what_is_due_and_leave_the_rest(
@@ -66,8 +83,7 @@ def test_worker_and_scheduler_end_what_is_due_and_leave_the_rest(
         for event in all_events(engine):
             assert event.cause == "sweep"
             assert event.occurred_at >= event.deadline
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as response:
-            exposed = response.read().decode()
+        exposed = metrics_on(port)
         assert 'dramatiq_messages_total{actor_name="process_idle_conversations",queue_name="sweeps"}' in exposed
         assert "Traceback" not in worker.output + scheduler.output
 
@@ -96,28 +112,97 @@ def test_one_failing_task_does_not_stop_the_other(postgresql_url: str, redis_url
     engine.dispose()
 
 
-def test_the_scheduler_goes_on_when_redis_was_away(sqlite_url: str, tmp_path: Path) -> None:
-    from services.embedded.redis_server import PrivateRedis  # noqa: PLC0415 - one that this test may stop
+SCHEDULER = {"BACKGROUND_TASK_INTERVAL": "1", "BACKGROUND_TASK_SCHEDULER_METRICS_PORT": "0"}
 
-    server = PrivateRedis(tmp_path / "redis").start()
-    variables = {"DATABASE_URL": sqlite_url, "REDIS_URL": server.url, "BACKGROUND_TASK_INTERVAL": "1"}
-    try:
+
+def slots(client: redis.Redis) -> list[tuple[str, str]]:
+    """Return the slots that were enqueued, in their order."""
+    texts: Any = client.hvals("dramatiq:sweeps.msgs")
+    sent = [json.loads(text) for text in texts]
+    return sorted((message["actor_name"], message["options"]["scheduled_at"]) for message in sent)
+
+
+def lines(scheduler: Command, message: str) -> list[dict[str, Any]]:
+    """Return what a scheduler logged, as JSON, with this message."""
+    logged = [json.loads(line) for line in scheduler.output.splitlines() if line.startswith("{")]
+    return [line for line in logged if line["message"] == message]
+
+
+def test_one_of_several_schedulers_leads_and_another_does_when_it_is_stopped(redis_url: str, tmp_path: Path) -> None:
+    variables = {**SCHEDULER, "REDIS_URL": redis_url, "LOG_FORMAT": "json"}
+    with (
+        running("periodiq", "actors", directory=tmp_path, variables=variables) as one,
+        running("periodiq", "actors", directory=tmp_path, variables=variables) as two,
+        redis.Redis.from_url(redis_url) as client,
+    ):
+        wait_for(lambda: len(slots(client)) >= 4, what="two slots of both")
+        wait_for(lambda: lines(one, "standing by") or lines(two, "standing by"), what="one that stands by")
+        leader, standby = (one, two) if lines(one, "leading") else (two, one)
+
+        for signal_number, (stopped, successor) in {
+            signal.SIGTERM: (leader, standby),
+            signal.SIGINT: (standby, None),
+        }.items():
+            stopped.send(signal_number)
+            if successor is not None:
+                # The lease would last for 15 s.
+                wait_for(lambda one=successor: lines(one, "leading"), seconds=1.5, what="the other's leadership")  # type: ignore[misc]
+            assert stopped.wait() == 0
+            assert len(lines(stopped, "resigned")) == 1
+        assert not client.exists("adjourn:scheduler:lease")
+
+        sent = slots(client)
+        assert len(sent) == len(set(sent))
+        instants = sorted({slot for _, slot in sent})
+        first, last = (datetime.fromisoformat(instants[place]) for place in (0, -1))
+        assert len(instants) == (last - first).total_seconds() + 1  # none is missing
+        assert "Traceback" not in leader.output + standby.output
+
+
+def test_a_scheduler_tells_prometheus_whether_it_leads_and_how_late_its_ticks_are(
+    redis_url: str, tmp_path: Path
+) -> None:
+    port = str(free_port())
+    variables = {**SCHEDULER, "REDIS_URL": redis_url, "BACKGROUND_TASK_SCHEDULER_METRICS_PORT": port}
+    # As under a supervisor that starts workers too.
+    variables["PROMETHEUS_MULTIPROC_DIR"] = str(tmp_path / "a worker's")
+    with (
+        running("periodiq", "actors", directory=tmp_path, variables=variables),
+        redis.Redis.from_url(redis_url) as client,
+    ):
+        wait_for(lambda: len(slots(client)) >= 4, what="two slots of both")
+        exposed = metrics_on(port)
+        # The port is taken: the second one goes on without.
+        with running("periodiq", "actors", directory=tmp_path, variables=variables) as second:
+            second.wait_for_output("no metrics: the port cannot be used")
+            second.wait_for_output("standing by")
+
+    assert "scheduler_is_leader 1.0" in exposed
+    assert "scheduler_loop_alive 1.0" in exposed
+    assert "scheduler_leader_changes_total 1.0" in exposed
+    for outcome in ("enqueued", "caught_up", "duplicate", "not_leader", "failed", "paused"):
+        assert f'scheduler_ticks_total{{actor="process_idle_conversations",outcome="{outcome}"}}' in exposed
+    assert 'scheduler_tick_lateness_seconds_count{actor="process_idle_conversations"}' in exposed
+    assert not (tmp_path / "a worker's").exists()
+
+
+def test_a_scheduler_waits_for_a_redis_that_is_not_there_yet_and_for_one_that_goes_away(tmp_path: Path) -> None:
+    with redis_server_with(tmp_path) as server:
+        server.kill()
+        variables = {**SCHEDULER, "REDIS_URL": server.url, "BACKGROUND_TASK_LEASE_TIMEOUT": "4s", "LOG_FORMAT": "json"}
+        variables["BACKGROUND_TASK_RENEW_INTERVAL"] = "1s"
         with running("periodiq", "actors", directory=tmp_path, variables=variables) as scheduler:
-            with redis.Redis.from_url(server.url) as client:
-                wait_for(lambda: client.llen("dramatiq:sweeps"), what="the first tick")
-            server.stop()
-            scheduler.wait_for_output("tick lost")
+            wait_for(lambda: lines(scheduler, "redis is down"), what="the report")
             server.start()
             with redis.Redis.from_url(server.url) as client:
+                wait_for(lambda: slots(client), what="the first tick")
                 client.replicaof("127.0.0.1", "1")  # as after a failover: it takes no writes
-                scheduler.wait_for_output("READONLY")
+                wait_for(lambda: len(lines(scheduler, "redis is down")) == 2, what="the second report")
                 client.replicaof("NO", "ONE")
-            with redis.Redis.from_url(server.url) as client:
-                client.delete("dramatiq:sweeps")
-                wait_for(lambda: client.llen("dramatiq:sweeps"), what="a tick after the outage")
+                wait_for(lambda: len(lines(scheduler, "redis is back")) == 2, what="its return")
+                before = len(slots(client))
+                wait_for(lambda: len(slots(client)) > before, what="a tick after the outage")
             assert "Traceback" not in scheduler.output
-    finally:
-        server.stop()
 
 
 @pytest.mark.parametrize("command", ["dramatiq", "periodiq"])
@@ -127,7 +212,10 @@ def test_the_scheduler_goes_on_when_redis_was_away(sqlite_url: str, tmp_path: Pa
         ({"BACKGROUND_TASK_INTERVAL": "soon"}, "BACKGROUND_TASK_INTERVAL='soon': 'soon' is not a duration"),
         ({"BACKGROUND_TASK_BATCH_SIZE": "-1"}, "BACKGROUND_TASK_BATCH_SIZE='-1': "),
         ({"DATABASE_URL": "mysql://u:secret@h/x"}, "DATABASE_URL: 'mysql' is not supported"),
-        ({"REDIS_URL": "redis://127.0.0.1:1/0", "BACKGROUND_TASK_INTERVAL": "1"}, "cannot use Redis at redis://127"),
+        (
+            {"BACKGROUND_TASK_LEASE_TIMEOUT": "5s", "BACKGROUND_TASK_RENEW_INTERVAL": "3s"},
+            "BACKGROUND_TASK_RENEW_INTERVAL: 3s leaves no time for a second try",
+        ),
     ],
 )
 def test_a_setting_that_makes_no_sense_ends_a_command_with_a_line(
@@ -139,6 +227,16 @@ def test_a_setting_that_makes_no_sense_ends_a_command_with_a_line(
     assert ended.returncode != 0
     assert lines, ended.stderr
     assert all(said in line for line in lines)
+    assert "Traceback" not in ended.stderr
+    assert "secret" not in ended.stderr
+
+
+def test_a_worker_without_redis_ends_with_a_line(sqlite_url: str, tmp_path: Path) -> None:
+    variables = {"DATABASE_URL": sqlite_url, "REDIS_URL": "redis://:secret@127.0.0.1:1/0"}
+    ended = run("dramatiq", "actors", directory=tmp_path, variables=variables)
+
+    assert ended.returncode != 0
+    assert "adjourn: cannot use Redis at redis://***@127.0.0.1:1/0" in ended.stderr
     assert "Traceback" not in ended.stderr
     assert "secret" not in ended.stderr
 
