@@ -4,6 +4,7 @@ import atexit
 import os
 import signal
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cache
@@ -60,12 +61,13 @@ class Scheduled(Schedule):
     """
 
     schedule: Schedule
+    start: Callable[[], Scheduler] = field(default=start_scheduler, repr=False)
     _offered: datetime | None = field(default=None, init=False)
 
     def validate(self, date: datetime) -> bool:
         """Return whether a slot has fallen that Periodiq was not told of yet."""
         del date  # this machine's clock, half a second ahead and cut to the second
-        slot, offered = self.slot_at(start_scheduler().clock.now()), self._offered
+        slot, offered = self.slot_at(self.start().clock.now()), self._offered
         self._offered = slot
         return slot is not None and slot != offered
 
@@ -76,7 +78,7 @@ class Scheduled(Schedule):
         until Python's stack is full.
         """
         del last
-        scheduler = start_scheduler()
+        scheduler = self.start()
         now = scheduler.clock.now()
         # A slot that fell between the two questions is due at once.
         wake_at = self.slot_after(now) if self.slot_at(now) == self._offered else now + AT_ONCE

@@ -19,7 +19,8 @@ from services.embedded.data_directory import hold_data_directory, prepare_data_d
 from services.embedded.redis_server import PrivateRedis
 from services.errors import SettingsError
 from services.logs import get_logger
-from services.redis_client import check_redis
+from services.redis_client import ANSWER_TIMEOUT, check_redis, connect
+from services.scheduling.lease import forget_schedulers
 from services.settings import Settings
 from services.sweeps import Task
 
@@ -28,6 +29,8 @@ STOP_TIMEOUT = 1.5
 #: How often an idle worker looks whether it should stop, in milliseconds; dramatiq's own is a second.
 WORKER_TIMEOUT_MS = 200
 METRICS_PORT = 9191
+WORKER_PORT = "dramatiq_prom_port"
+SCHEDULER_PORT = "BACKGROUND_TASK_SCHEDULER_METRICS_PORT"
 
 log = get_logger(__name__)
 _PACKAGES = Path(__file__).resolve().parents[2]
@@ -61,7 +64,7 @@ class Stack:
             environment = os.environ | self._overrides
             environment["DATABASE_URL"] = self._settings.database.render_as_string(hide_password=False)
             environment["REDIS_URL"] = self._start_redis(directory, lock, exits)
-            environment |= _metrics_environment(directory) if self._settings.enable_metrics else {}
+            environment |= _metrics_environment(directory, self._settings) if self._settings.enable_metrics else {}
             environment.setdefault("dramatiq_worker_timeout", str(WORKER_TIMEOUT_MS))
             if self._output.isatty():
                 environment.setdefault("FORCE_COLOR", "1")  # the commands write to a pipe, a person reads it
@@ -72,9 +75,7 @@ class Stack:
                 "started",
                 database=shown_url(self._settings.database),
                 redis="private" if self._redis else "REDIS_URL",
-                metrics=f"http://127.0.0.1:{environment['dramatiq_prom_port']}/metrics"
-                if self._settings.enable_metrics
-                else "off",
+                **_metrics_urls(environment, self._settings),
             )
             self._exits = exits.pop_all()
         return self
@@ -120,7 +121,11 @@ class Stack:
             return self._settings.redis_url
         self._redis = PrivateRedis(directory / "redis", inherit=(lock,))
         exits.callback(self._redis.stop)
-        return self._redis.start().url
+        url = self._redis.start().url
+        with connect(url, timeout=ANSWER_TIMEOUT) as client:
+            # We hold the data directory, so whoever still has the lease was killed.
+            forget_schedulers(client)
+        return url
 
     def _start(self, name: str, environment: Mapping[str, str], command: str, *arguments: str) -> None:
         # Our packages first: the directory that a person stands in may have an `actors` of its own.
@@ -161,18 +166,24 @@ def prepare_database(settings: Settings) -> None:
         engine.dispose()
 
 
-def _metrics_environment(directory: Path) -> dict[str, str]:
-    """Return where the worker keeps and serves its metrics: an empty directory, and a port that is free."""
+def _metrics_urls(environment: Mapping[str, str], settings: Settings) -> dict[str, str]:
+    """Return where each of the two says how it is."""
+    ports = {"metrics": WORKER_PORT, "scheduler_metrics": SCHEDULER_PORT} if settings.enable_metrics else {}
+    return {name: f"http://127.0.0.1:{environment[port]}/metrics" for name, port in ports.items()}
+
+
+def _metrics_environment(directory: Path, settings: Settings) -> dict[str, str]:
+    """Return where the metrics are kept and served: an empty directory, and ports that are free."""
     files = directory / "prometheus"
     shutil.rmtree(files, ignore_errors=True)
     files.mkdir()
     # Dramatiq's variables are spelled in lower case.
-    port = os.environ.get("dramatiq_prom_port") or str(_free_port(METRICS_PORT))  # noqa: SIM112
     host = os.environ.get("dramatiq_prom_host", "127.0.0.1")  # noqa: SIM112
     return {
         "dramatiq_prom_db": str(files),
         "PROMETHEUS_MULTIPROC_DIR": str(files),
-        "dramatiq_prom_port": port,
+        WORKER_PORT: os.environ.get(WORKER_PORT) or str(_free_port(METRICS_PORT)),
+        SCHEDULER_PORT: os.environ.get(SCHEDULER_PORT) or str(_free_port(settings.scheduler_metrics_port)),
         "dramatiq_prom_host": host,
     }
 

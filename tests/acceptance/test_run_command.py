@@ -80,10 +80,11 @@ def test_a_second_run_on_the_same_directory_is_refused_and_harms_nothing(tmp_pat
         assert first.process.poll() is None
 
 
-def test_nothing_outlives_a_run_that_is_killed(tmp_path: Path) -> None:
+def test_nothing_outlives_a_run_that_is_killed_and_the_next_one_leads_at_once(tmp_path: Path) -> None:
     data = tmp_path / "data"
     with running("adjourn", "run", directory=tmp_path, variables={"ADJOURN_DATA_DIR": str(data)}) as stack:
         stack.wait_for_output("Worker process is ready")
+        stack.wait_for_output("leading")
         stack.send(signal.SIGKILL)
         stack.wait()
 
@@ -91,6 +92,7 @@ def test_nothing_outlives_a_run_that_is_killed(tmp_path: Path) -> None:
 
     with running("adjourn", "run", directory=tmp_path, variables={"ADJOURN_DATA_DIR": str(data)}) as again:
         again.wait_for_output("Worker process is ready")
+        again.wait_for_output("leading", seconds=8)  # the lease of the dead one would last for up to 15 s
 
 
 def test_it_ends_when_its_worker_does(tmp_path: Path) -> None:
