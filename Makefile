@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run run-worker run-scheduler demo test lint format lock clean
+.PHONY: help setup run run-worker run-scheduler demo test chaos lint format lock clean
 
 help: ## Print the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -35,6 +35,9 @@ demo: $(READY) ## Watch real conversations being closed and expired, for a minut
 
 test: $(READY) ## Run all tests (PostgreSQL and Redis come from wheels, or from DATABASE_URL and REDIS_URL)
 	@$(BIN)/pytest $(PYTEST_ARGS)
+
+chaos: $(READY) ## Break real schedulers and Redis on purpose, for ten minutes (CHAOS_ARGS=--short: a minute)
+	@$(BIN)/python -m tests.chaos $(CHAOS_ARGS)
 
 lint: $(READY) ## Check style, formatting and types
 	@$(BIN)/ruff check .
