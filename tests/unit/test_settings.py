@@ -38,6 +38,10 @@ def test_the_names_that_deployments_set_are_all_known() -> None:
         "BACKGROUND_TASK_EXPIRED_ENABLED",
         "BACKGROUND_TASK_EXPIRED_INTERVAL_MULTIPLIER",
         "BACKGROUND_TASK_EXPIRED_SCHEDULE",
+        "BACKGROUND_TASK_LEASE_TIMEOUT",
+        "BACKGROUND_TASK_RENEW_INTERVAL",
+        "BACKGROUND_TASK_CATCHUP_WINDOW",
+        "BACKGROUND_TASK_SCHEDULER_METRICS_PORT",
     }
     assert contract <= VARIABLES
 
@@ -52,6 +56,10 @@ def test_an_empty_environment_gives_the_defaults() -> None:
     assert settings.batch_size == 2_000
     assert settings.time_budget == timedelta(seconds=30)
     assert settings.enable_metrics
+    assert settings.lease_timeout == timedelta(seconds=15)
+    assert settings.renew_interval == timedelta(seconds=5)
+    assert settings.catchup_window == timedelta(hours=1)
+    assert settings.scheduler_metrics_port == 9192
     assert settings.timeouts == Timeouts(idle=timedelta(minutes=30), expiry=timedelta(hours=24))
     for task in Task:
         assert settings.is_enabled(task)
@@ -90,6 +98,13 @@ def refusal(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> str:
         ("BACKGROUND_TASK_ENABLE_METRICS", "0", "enable_metrics", False),
         ("BACKGROUND_TASK_IDLE_TIMEOUT", "1h30m", "idle_timeout", timedelta(minutes=90)),
         ("BACKGROUND_TASK_EXPIRE_AFTER", "7d", "expire_after", timedelta(days=7)),
+        ("BACKGROUND_TASK_LEASE_TIMEOUT", "10", "lease_timeout", timedelta(seconds=10)),
+        ("BACKGROUND_TASK_LEASE_TIMEOUT", "10m", "lease_timeout", timedelta(minutes=10)),
+        ("BACKGROUND_TASK_RENEW_INTERVAL", "7s", "renew_interval", timedelta(seconds=7)),
+        ("BACKGROUND_TASK_CATCHUP_WINDOW", "15s", "catchup_window", timedelta(seconds=15)),
+        ("BACKGROUND_TASK_CATCHUP_WINDOW", "7d", "catchup_window", timedelta(days=7)),
+        ("BACKGROUND_TASK_SCHEDULER_METRICS_PORT", "0", "scheduler_metrics_port", 0),
+        ("BACKGROUND_TASK_SCHEDULER_METRICS_PORT", "65535", "scheduler_metrics_port", 65_535),
         ("BACKGROUND_TASK_IDLE_ENABLED", "no", "idle_enabled", False),
         ("BACKGROUND_TASK_EXPIRED_ENABLED", "off", "expired_enabled", False),
         ("BACKGROUND_TASK_IDLE_INTERVAL_MULTIPLIER", "3", "idle_interval_multiplier", 3),
@@ -126,6 +141,9 @@ def test_a_variable_that_is_set_and_empty_is_not_set(monkeypatch: pytest.MonkeyP
     [
         ("LOG_LEVEL", "LOUD", "'DEBUG', 'INFO', 'WARNING', 'ERROR' or 'CRITICAL'"),
         ("LOG_FORMAT", "xml", "'json' or 'console'"),
+        ("BACKGROUND_TASK_SCHEDULER_METRICS_PORT", "65536", "less than or equal to 65535"),
+        ("BACKGROUND_TASK_SCHEDULER_METRICS_PORT", "web", "valid integer"),
+        ("BACKGROUND_TASK_LEASE_TIMEOUT", "0", "more than 0"),
         ("BACKGROUND_TASK_INTERVAL", "soon", "write it like 90s, 30m, 24h"),
         ("BACKGROUND_TASK_INTERVAL", "0", "more than 0"),
         ("BACKGROUND_TASK_INTERVAL", "0.5", "write it like 90s, 30m, 24h"),
@@ -185,6 +203,43 @@ def test_several_values_that_make_no_sense_are_all_named_in_one_line(monkeypatch
 
     with pytest.raises(SettingsError, match=r"^LOG_LEVEL='LOUD': [^\n]*; BACKGROUND_TASK_BATCH_SIZE='0': [^\n]*$"):
         load_settings()
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        (
+            {"LEASE_TIMEOUT": "15s", "RENEW_INTERVAL": "8s"},
+            "BACKGROUND_TASK_RENEW_INTERVAL: 8s leaves no time for a second try; it must be at most half of "
+            "BACKGROUND_TASK_LEASE_TIMEOUT (15s)",
+        ),
+        (
+            {"LEASE_TIMEOUT": "10m1s", "CATCHUP_WINDOW": "1h"},
+            "BACKGROUND_TASK_LEASE_TIMEOUT: 10m1s is how long nobody leads after a crash; it must be at most 10m",
+        ),
+        (
+            {"CATCHUP_WINDOW": "14s"},
+            "BACKGROUND_TASK_CATCHUP_WINDOW: 14s is shorter than what a crash may cost; it must be at least "
+            "BACKGROUND_TASK_LEASE_TIMEOUT (15s)",
+        ),
+    ],
+)
+def test_the_durations_of_the_election_are_checked_against_each_other(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], said: str
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(f"BACKGROUND_TASK_{name}", value)
+
+    with pytest.raises(SettingsError) as refused:
+        load_settings()
+    assert str(refused.value) == said
+
+
+def test_a_renewal_of_half_the_lease_and_a_window_of_a_lease_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"LEASE_TIMEOUT": "4s", "RENEW_INTERVAL": "2s", "CATCHUP_WINDOW": "4s"}.items():
+        monkeypatch.setenv(f"BACKGROUND_TASK_{name}", value)
+
+    assert load_settings().lease_timeout == timedelta(seconds=4)
 
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg", "postgresql+psycopg2"])
