@@ -120,6 +120,86 @@ def demo(
         sys.exit(1)
 
 
+@app.command()
+def status(
+    *,
+    output: Annotated[Literal["table", "json"], typer.Option("--format", help="How to print.")] = "table",
+) -> None:
+    """Show who leads, who stands by, and what became of each task's slots and runs.
+
+    It asks the Redis of REDIS_URL, from any machine. When that is not set: the private Redis of an `adjourn run` in
+    ADJOURN_DATA_DIR if there is one, else redis://127.0.0.1:6379/0. What is wrong comes first. Times are in UTC, by
+    Redis's clock.
+
+    With --format json it is one object, whose keys are always there (null: unknown, or none):
+
+    \b
+    problems    worst first: kind, task, scheduler, text; kind is no_leader, loop_stuck,
+                overdue, paused, run_failed or trigger_waits
+    now         the instant of all this
+    redis       which Redis was asked
+    leader      id, host, pid, term, since, lease_ends_at
+    last_term   the last term that was given
+    schedulers  id, state (leading, standing_by, gone), host, pid, started_at (by its own
+                clock), heard_at, loop (running, stuck)
+    tasks       task, actor, schedule, next_slot, overdue, dropped (ticks that workers dropped),
+                last_slot: slot, outcome (enqueued, caught_up, paused), enqueued_at,
+                late_seconds, term, message_id
+                last_run: slot, started_at, ended_at, seconds, outcome (running, done, failed)
+                paused: at, by
+                waiting_trigger, last_trigger: id, at, by, message_id
+
+    A scheduler is gone, and a slot is overdue, when nothing was heard of it for a lease and five seconds.
+    """  # noqa: D301 - the backspace, for Click, which folds no lines after one
+    from services.operations.report import print_status
+
+    print_status(output=output)
+
+
+_TASK = typer.Argument(help="idle or expired.")
+
+
+@app.command()
+def pause(task: Annotated[str, _TASK]) -> None:
+    """Pause a task, from any machine; its slots pass without a run.
+
+    What is enqueued already still runs, and adjourn trigger still works. It stays paused until adjourn resume, whatever
+    is restarted, but not when Redis loses its data. Which Redis is asked: adjourn status --help.
+    """
+    from services.operations.report import print_pause
+
+    print_pause(task)
+
+
+@app.command()
+def resume(task: Annotated[str, _TASK]) -> None:
+    """Let a paused task go on, with its next slot.
+
+    Which Redis is asked: adjourn status --help.
+    """
+    from services.operations.report import print_resume
+
+    print_resume(task)
+
+
+@app.command()
+def trigger(
+    task: Annotated[str, _TASK],
+    *,
+    wait: Annotated[
+        int, typer.Option(min=0, max=3600, metavar="SECONDS", help="How long to wait for it to be sent; 0: not.")
+    ] = 5,
+) -> None:
+    """Have a task run once now, out of turn; the leader sends it to the workers.
+
+    It works for a task that is paused or not scheduled, too. Without a leader it waits in Redis for the next one, and
+    the exit code is 0 all the same. Which Redis is asked: adjourn status --help.
+    """
+    from services.operations.report import print_trigger
+
+    print_trigger(task, seconds=wait)
+
+
 def main() -> None:
     """Run ``adjourn``; what goes wrong is one line on standard error and exit code 1."""
     try:

@@ -16,6 +16,9 @@ from services.redis_client import check_redis
 
 #: How long a private server may take to load its data and answer, in seconds.
 START_TIMEOUT = 10.0
+#: Where a private server keeps its data, in a data directory, and the name of its socket there.
+DIRECTORY = "redis"
+SOCKET = "redis.sock"
 #: The longest path of a Unix socket: ``sun_path`` of macOS, the shorter one, less its end.
 LONGEST_SOCKET_PATH = 103
 
@@ -37,6 +40,21 @@ def find_redis_server() -> str:
     )
 
 
+def find_private_redis(data_directory: Path) -> str | None:
+    """Return the URL of the private server that runs on a data directory.
+
+    None when there is none, or when the path is too long for a socket, which is then elsewhere.
+    """
+    socket = data_directory.expanduser().absolute() / DIRECTORY / SOCKET
+    with suppress(OSError):
+        return _url_of(socket) if socket.is_socket() else None
+    return None
+
+
+def _url_of(socket: Path) -> str:
+    return f"unix://{quote(str(socket))}"
+
+
 class PrivateRedis:
     """A redis-server on a Unix socket, for one run, with its data in a directory that the caller holds.
 
@@ -49,17 +67,17 @@ class PrivateRedis:
         self._directory = directory
         self._inherit = inherit
         self._socket_directory: Path | None = None
-        socket = directory / "redis.sock"
+        socket = directory / SOCKET
         if len(os.fsencode(socket)) > LONGEST_SOCKET_PATH:
             self._socket_directory = Path(tempfile.mkdtemp(prefix="adjourn-"))
-            socket = self._socket_directory / "redis.sock"
+            socket = self._socket_directory / SOCKET
         self._socket = socket
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
         """What to set REDIS_URL to."""
-        return f"unix://{quote(str(self._socket))}"
+        return _url_of(self._socket)
 
     def start(self) -> Self:
         """Start the server and return when it answers.

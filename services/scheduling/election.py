@@ -59,6 +59,11 @@ class Election:
         self._reached: bool | None = None
         self._thread = threading.Thread(target=self._run, name="election", daemon=True)
 
+    @property
+    def redis_answers(self) -> bool:
+        """Whether Redis answered when the election asked it last."""
+        return self._reached is not False
+
     def start(self) -> None:
         """Begin to campaign."""
         self._thread.start()

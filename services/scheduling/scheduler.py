@@ -1,9 +1,11 @@
 """A scheduler's process: one of any number, of which one leads and enqueues each slot of each schedule once."""
 
 import json
+import logging
 import os
 import socket
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -108,7 +110,10 @@ class Scheduler:
         try:
             enqueued = self._queue.enqueue(tick, push(), hold=hold)
         except Exception as error:  # noqa: BLE001 - Redis or a middleware's veto: Periodiq's loop would end with it
-            log.error("tick not enqueued", actor=tick.actor, slot=tick.slot.isoformat(), reason=str(error))  # noqa: TRY400
+            # Of an outage that is known, one line a tick would be too much.
+            level = logging.ERROR if self._election.redis_answers else logging.DEBUG
+            log.log(level, "tick not enqueued", actor=tick.actor, slot=tick.slot.isoformat(), reason=str(error))
+            self._election.wake()
             return self._note(tick, Outcome.FAILED)
         if enqueued.outcome is Outcome.NOT_LEADER:
             self._lease.give_up(hold.term)
@@ -153,32 +158,41 @@ class Scheduler:
 
         One slot, not a storm: it does the work of those before it.
         """
-        for actor, (mark, request_id) in self._look_at_tasks().items():
+        with self._client.pipeline(transaction=False) as pipe:
+            for actor in self._actors:
+                pipe.hmget(keys.task_key(actor), "slot", "trigger_id")
+            tasks = dict(zip(self._actors, pipe.execute(), strict=True))
+        claimed = {actor: self._claimed(mark) for actor, (mark, _) in tasks.items()}
+        self._tell_schedules(claimed)
+        for actor, (_, request_id) in tasks.items():
             schedule = self._schedules.get(actor)
             slot = schedule and schedule.slot_at(before)
-            if slot and self.clock.now() - slot <= self._timing.catchup_window and not self._is_claimed(slot, mark):
+            if slot and slot > claimed[actor]:
                 self._send(actor, {"scheduled_at": slot.isoformat(), "caught_up": True})
             if request_id is not None:
-                self._send(actor, {"trigger_id": request_id.decode()})
+                self._send(actor, {"trigger_id": request_id.decode(errors="replace")})
 
-    def _look_at_tasks(self) -> dict[str, tuple[bytes | None, bytes | None]]:
-        """Tell ``adjourn status`` the schedules; return the mark of each task, and the request to trigger it."""
+    def _claimed(self, mark: bytes | None) -> datetime:
+        """Return the last slot that is claimed, or is too old to be made up for; the fence alone can tell for sure."""
         now = self.clock.now()
+        oldest = now - self._timing.catchup_window
+        with suppress(TypeError, ValueError, OverflowError):  # there is none, or somebody else wrote it
+            slot = datetime.fromtimestamp(int(mark or b""), UTC)
+            if slot <= now + self._timing.lease_timeout:
+                return max(slot, oldest)
+        return oldest
+
+    def _tell_schedules(self, claimed: Mapping[str, datetime]) -> None:
+        """Write down for ``adjourn status`` what the schedules are, and which slot comes next."""
         with self._client.pipeline(transaction=False) as pipe:
             for actor in self._actors:
                 schedule = self._schedules.get(actor)
                 if schedule is None:
                     pipe.hdel(keys.task_key(actor), "schedule", "next_slot")
                 else:
-                    next_slot = int(schedule.slot_after(now).timestamp())
+                    next_slot = int(schedule.slot_after(claimed[actor]).timestamp())
                     pipe.hset(keys.task_key(actor), mapping={"schedule": str(schedule), "next_slot": next_slot})
-                pipe.hmget(keys.task_key(actor), "slot", "trigger_id")
-            return dict(zip(self._actors, pipe.execute()[1::2], strict=True))
-
-    def _is_claimed(self, slot: datetime, mark: bytes | None) -> bool:
-        """Return whether it is of no use to try ``slot``: as the fenced enqueue, which alone can tell for sure."""
-        ahead = self.clock.now() + self._timing.lease_timeout
-        return mark is not None and slot.timestamp() <= int(mark) <= ahead.timestamp()
+            pipe.execute()
 
     def _about(self) -> str:
         """Return what others are told of this scheduler, JSON."""

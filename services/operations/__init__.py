@@ -1,0 +1,1 @@
+"""What a person sees of the schedulers from outside, and asks of them while they run."""

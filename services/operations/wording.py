@@ -1,0 +1,46 @@
+"""Instants and spans as a person reads them."""
+
+from datetime import UTC, datetime, timedelta
+
+_DAY = 86_400
+_UNITS = (("d", _DAY), ("h", 3_600), ("min", 60), ("s", 1))
+#: How many of them one span is told in.
+_MOST_UNITS = 2
+
+
+def span(duration: timedelta) -> str:
+    """Return how long it is, whatever its sign: ``3 ms``, ``12 s``, ``1 h 5 min``."""
+    seconds = abs(duration.total_seconds())
+    if seconds < 1:
+        return f"{int(seconds * 1000)} ms"
+    rest = int(seconds)
+    parts: list[str] = []
+    for unit, size in _UNITS:
+        count, rest = divmod(rest, size)
+        if count or parts:
+            parts.append(f"{count} {unit}" if count else "")
+    return " ".join(part for part in parts[:_MOST_UNITS] if part)
+
+
+def instant(at: datetime | None, *, now: datetime | None) -> str:
+    """Return the instant in UTC, and how far it is from ``now``: ``12:00:00 UTC (12 s ago)``."""
+    if at is None:
+        return "an unknown time"
+    away = "" if now is None else f" ({distance(at, now=now)})"
+    return f"{clock(at, now=now)} UTC{away}"
+
+
+def clock(at: datetime, *, now: datetime | None) -> str:
+    """Return the instant in UTC; with its date unless that is today's."""
+    at = at.astimezone(UTC)
+    return f"{at:%H:%M:%S}" if now is not None and at.date() == now.date() else f"{at:%Y-%m-%d %H:%M:%S}"
+
+
+def distance(at: datetime, *, now: datetime) -> str:
+    """Return how far the instant is from ``now``: ``12 s ago``, ``in 48 s``."""
+    return f"in {span(at - now)}" if at > now else f"{span(now - at)} ago"
+
+
+def place(host: str | None, pid: int | None) -> str:
+    """Return where a process is: ``web-1 (pid 12)``."""
+    return f"{host or 'an unknown host'} (pid {'unknown' if pid is None else pid})"
