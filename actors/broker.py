@@ -54,13 +54,14 @@ class TickBroker(RedisBroker):
         if tick is None:
             return message
         # The slot, not the second in which somebody woke up.
-        message = _with_options(message, scheduled_at=tick.slot.isoformat())
+        marked = {"caught_up": True} if tick.caught_up else {}
+        message = _to_be_pushed(message, scheduled_at=tick.slot.isoformat(), **marked)
         if scheduler.enqueue(tick, self._pushing(message)).is_pushed:
             self.emit_after("enqueue", message, None)
         return message
 
     def _enqueue_trigger(self, scheduler: Scheduler, message: dramatiq.Message[None]) -> dramatiq.Message[None]:
-        message = _with_options(message)
+        message = _to_be_pushed(message)
         if scheduler.trigger(message.actor_name, message.options["trigger_id"], self._pushing(message)):
             self.emit_after("enqueue", message, None)
         return message
@@ -88,7 +89,7 @@ class TickBroker(RedisBroker):
         return push
 
 
-def _with_options(message: dramatiq.Message[None], **options: str) -> dramatiq.Message[None]:
+def _to_be_pushed(message: dramatiq.Message[None], **options: object) -> dramatiq.Message[None]:
     """Return ``message`` with ``options`` and the id under which it will lie in Redis, as RedisBroker gives it one."""
     copy: dramatiq.Message[None] = message.copy(options={**options, "redis_message_id": str(uuid4())})
     return copy

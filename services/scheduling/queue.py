@@ -23,7 +23,7 @@ class Outcome(StrEnum):
     """What became of a tick."""
 
     ENQUEUED = "enqueued"
-    #: Enqueued late: its slot fell while nobody could.
+    #: Enqueued late: its slot fell while nobody could, or Periodiq's loop was late.
     CAUGHT_UP = "caught_up"
     #: Its slot, or a later one, was claimed before.
     DUPLICATE = "duplicate"

@@ -24,7 +24,7 @@ from services.scheduling.loop_watch import LoopWatch
 from services.scheduling.metrics import SchedulerMetrics
 from services.scheduling.queue import FencedQueue, Outcome, Push, Tick
 
-#: How late Periodiq's loop may be before a renewal sends in its place.
+#: How late Periodiq's loop may be before a renewal sends in its place, and what it sends counts as caught up.
 LATE = timedelta(seconds=1)
 #: How long the lease may take to be given back at the end, in seconds.
 STOP_TIMEOUT = 3.0
@@ -94,10 +94,15 @@ class Scheduler:
         self._election.stop(timeout=STOP_TIMEOUT)
 
     def tick(self, actor: str, *, missed: datetime | None = None) -> Tick | None:
-        """Return the tick of ``actor``'s latest slot, or of a slot that was missed; None before the first."""
-        schedule = self._schedules[actor]
-        slot = missed or schedule.slot_at(self.clock.now())
-        return Tick(actor, slot, schedule.slot_after(slot), caught_up=missed is not None) if slot else None
+        """Return the tick of ``actor``'s latest slot, or of a slot that was missed.
+
+        None when there is none, or when it is too old to be made up for: whoever asks may have slept for a day.
+        """
+        schedule, now = self._schedules[actor], self.clock.now()
+        slot = missed or schedule.slot_at(now)
+        if slot is None or now - slot > self._timing.catchup_window:
+            return None
+        return Tick(actor, slot, schedule.slot_after(slot), caught_up=missed is not None or now - slot > LATE)
 
     def enqueue(self, tick: Tick, push: Callable[[], Push]) -> Outcome:
         """Enqueue ``tick`` if this scheduler leads and its slot is not claimed yet. What fails is logged, not raised.
@@ -113,7 +118,8 @@ class Scheduler:
             # Of an outage that is known, one line a tick would be too much.
             level = logging.ERROR if self._election.redis_answers else logging.DEBUG
             log.log(level, "tick not enqueued", actor=tick.actor, slot=tick.slot.isoformat(), reason=str(error))
-            self._election.wake()
+            if isinstance(error, redis.ConnectionError | redis.TimeoutError):
+                self._election.wake()  # it finds out whether Redis is down
             return self._note(tick, Outcome.FAILED)
         if enqueued.outcome is Outcome.NOT_LEADER:
             self._lease.give_up(hold.term)

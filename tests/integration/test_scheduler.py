@@ -220,9 +220,8 @@ def test_a_slot_that_was_enqueued_before_is_not_made_up(process: Process, redis_
 
 
 def test_a_slot_older_than_the_window_is_not_made_up(redis_url: str, client: redis.Redis) -> None:
-    early = datetime.now(UTC) - timedelta(minutes=10)
+    daily = ten_minutes_ago()
     with broker_on(redis_url) as broker:
-        daily = Cron(f"{early.minute} {early.hour} * * *")
         process = Process(broker, redis_url, daily, catchup_window="9m")
         with campaigning(process.scheduler):
             wait_for(lambda: client.hget(TASK, "schedule"), what="the leader's look at its tasks")
@@ -270,8 +269,36 @@ def test_a_tick_carries_its_slot_and_not_the_second_of_waking(
 
     (message,) = messages(redis_url)
     assert message["options"]["scheduled_at"] == current_slot().isoformat()
-    assert "caught_up" not in message["options"]
-    assert process.ticks(Outcome.ENQUEUED) == 1
+
+
+def ten_minutes_ago() -> Cron:
+    early = datetime.now(UTC) - timedelta(minutes=10)
+    return Cron(f"{early.minute} {early.hour} * * *")
+
+
+@pytest.mark.parametrize(
+    ("schedule", "outcome"), [(Every(seconds=1), Outcome.ENQUEUED), (ten_minutes_ago(), Outcome.CAUGHT_UP)]
+)
+def test_a_tick_of_a_late_loop_is_marked_and_one_in_time_is_not(
+    redis_url: str, schedule: Schedule, outcome: Outcome
+) -> None:
+    with broker_on(redis_url) as broker:
+        process = Process(broker, redis_url, schedule)
+        process.scheduler._lease.acquire("{}")  # noqa: SLF001 - see above
+        process.tick()
+
+    (message,) = messages(redis_url)
+    assert message["options"].get("caught_up", False) == (outcome is Outcome.CAUGHT_UP)
+    assert process.ticks(outcome) == 1
+
+
+def test_a_loop_that_slept_through_the_window_sends_nothing(redis_url: str, client: redis.Redis) -> None:
+    with broker_on(redis_url) as broker:
+        process = Process(broker, redis_url, ten_minutes_ago(), catchup_window="9m")
+        process.scheduler._lease.acquire("{}")  # noqa: SLF001 - see above
+        process.tick()
+    assert messages(redis_url) == []
+    assert not client.exists(TASK)
 
 
 def test_who_stands_by_sends_no_tick_and_asks_no_middleware(redis_url: str) -> None:
@@ -333,6 +360,21 @@ def test_a_middleware_that_vetoes_a_tick_does_not_end_the_scheduler(redis_url: s
     assert messages(redis_url) == []
     assert process.ticks(Outcome.FAILED) == 1
     assert [line["reason"] for line in events(log, "tick not enqueued")] == ["not today"]
+
+
+def test_a_tick_that_always_fails_is_tried_at_renewals_only(redis_url: str) -> None:
+    vetoes: list[str] = []
+
+    class Veto(Middleware):
+        def before_enqueue(self, *_: object) -> None:
+            vetoes.append("no")
+            raise MiddlewareError("never")
+
+    with broker_on(redis_url, Veto()) as broker:
+        process = Process(broker, redis_url, Every(seconds=1), **QUICK)
+        with campaigning(process.scheduler):
+            wait_for(lambda: len(vetoes) >= 3, what="the third try")
+    assert len(vetoes) < 10
 
 
 def test_a_trigger_is_carried_out_at_once_and_once(process: Process, redis_url: str, client: redis.Redis) -> None:
