@@ -427,9 +427,10 @@ def everything(client: redis.Redis) -> dict[str, Any]:
 
 
 def test_a_tick_lies_in_redis_exactly_as_dramatiq_would_have_put_it(
-    process: Process, redis_url: str, client: redis.Redis
+    broker: TickBroker, redis_url: str, client: redis.Redis
 ) -> None:
-    options = {"scheduled_at": current_slot().isoformat()}
+    process = Process(broker, redis_url, ten_minutes_ago())
+    options = {"scheduled_at": current_slot().isoformat(), "caught_up": True}
     plain = RedisBroker(url=redis_url, middleware=[Retries()])  # type: ignore[no-untyped-call]
     CountedActor(plain, None).actor.send_with_options(**options)
     plain.client.close()
