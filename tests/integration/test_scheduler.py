@@ -426,10 +426,7 @@ def everything(client: redis.Redis) -> dict[str, Any]:
     return kept
 
 
-def test_a_tick_lies_in_redis_exactly_as_dramatiq_would_have_put_it(
-    broker: TickBroker, redis_url: str, client: redis.Redis
-) -> None:
-    process = Process(broker, redis_url, ten_minutes_ago())
+def test_a_tick_lies_in_redis_exactly_as_dramatiq_would_have_put_it(redis_url: str, client: redis.Redis) -> None:
     options = {"scheduled_at": current_slot().isoformat(), "caught_up": True}
     plain = RedisBroker(url=redis_url, middleware=[Retries()])  # type: ignore[no-untyped-call]
     CountedActor(plain, None).actor.send_with_options(**options)
@@ -437,8 +434,10 @@ def test_a_tick_lies_in_redis_exactly_as_dramatiq_would_have_put_it(
     expected = everything(client)
     client.flushdb()
 
-    process.scheduler._lease.acquire("{}")  # noqa: SLF001 - see above
-    process.tick()
+    with broker_on(redis_url) as broker:
+        process = Process(broker, redis_url, ten_minutes_ago())
+        process.scheduler._lease.acquire("{}")  # noqa: SLF001 - see above
+        process.tick()
 
     assert expected.keys() == {"dramatiq:default", "dramatiq:default.msgs", "dramatiq:__heartbeats__"}
     assert everything(client) == expected
