@@ -135,7 +135,7 @@ def status(
 
     \b
     problems    worst first: kind, task, scheduler, text; kind is no_leader, loop_stuck,
-                overdue, paused, run_failed or trigger_waits
+                overdue, not_run, paused, run_failed or trigger_waits
     now         the instant of all this
     redis       which Redis was asked
     leader      id, host, pid, term, since, lease_ends_at

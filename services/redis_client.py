@@ -133,7 +133,7 @@ def unsafe_for_claims(client: redis.Redis) -> list[str]:
     try:
         # CONFIG would say it too, but hosted services keep it to themselves.
         said: dict[str, Any] = client.info()
-    except redis.exceptions.NoPermissionError:
+    except redis.ResponseError:  # it is renamed, or the user has no right to it
         return ["nobody can tell whether this Redis is safe: let the user of REDIS_URL run INFO (ACL SETUSER … +info)"]
     return what_is_unsafe(said)
 

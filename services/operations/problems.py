@@ -2,11 +2,15 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from enum import StrEnum
 
 from services.operations.status import RunOutcome, SchedulerState, Status, TaskStatus
 from services.operations.wording import instant, place, span
 from services.sweeps import Task
+
+#: No run lasts longer: dramatiq interrupts it before.
+LONGEST_RUN = timedelta(minutes=5)
 
 
 class ProblemKind(StrEnum):
@@ -15,6 +19,7 @@ class ProblemKind(StrEnum):
     NO_LEADER = "no_leader"
     LOOP_STUCK = "loop_stuck"
     OVERDUE = "overdue"
+    NOT_RUN = "not_run"
     PAUSED = "paused"
     RUN_FAILED = "run_failed"
     TRIGGER_WAITS = "trigger_waits"
@@ -69,6 +74,13 @@ def _of_task(task: TaskStatus, status: Status) -> Iterator[Problem]:
     if is_overdue(task, status):
         at = instant(task.next_slot, now=status.now)
         yield Problem(ProblemKind.OVERDUE, f"{task.task} is overdue: its slot of {at} was not enqueued", task.task)
+    waited = waits_for_a_worker(task, status)
+    if waited is not None:
+        yield Problem(
+            ProblemKind.NOT_RUN,
+            f"no worker runs {task.task}: its messages wait for {span(waited)}; start one with: dramatiq actors",
+            task.task,
+        )
     if task.pause is not None:
         yield Problem(
             ProblemKind.PAUSED,
@@ -103,3 +115,22 @@ def is_overdue(task: TaskStatus, status: Status) -> bool:
         return False
     # What a leader writes down as the next slot when it begins may be claimed a moment before.
     return task.last_slot is None or task.next_slot > task.last_slot.slot
+
+
+def waits_for_a_worker(task: TaskStatus, status: Status) -> timedelta | None:
+    """Return for how long a message of ``task`` has waited, at least, if that is longer than it should."""
+    slot, run = task.last_slot, task.last_run
+    if slot is None or slot.enqueued_at is None or slot.outcome is None or not slot.outcome.is_pushed:
+        return None
+    since = [slot.enqueued_at]
+    if run is not None:
+        if run.started_at >= slot.enqueued_at:
+            return None
+        if run.outcome is RunOutcome.RUNNING and status.now - run.started_at < LONGEST_RUN:
+            return None
+    if task.next_slot is not None and status.leader is not None and status.leader.since is not None:
+        # Where ticks come often, the last one is always young; but an interval after the last run there was another.
+        begun = max(status.leader.since, run.started_at) if run else status.leader.since
+        since.append(begun + (task.next_slot - slot.slot))
+    waited = status.now - min(since)
+    return waited if waited > status.patience else None

@@ -162,11 +162,12 @@ def actor_of(task: Task) -> str:
 
 
 def read_status(*, client: redis.Redis) -> Status:
-    """Return the state at this moment, of one piece.
+    """Return the state at this moment.
 
     Raises redis.RedisError.
     """
-    with client.pipeline(transaction=True) as pipe:
+    # No transaction: a Redis that is full refuses those, even when they only read.
+    with client.pipeline(transaction=False) as pipe:
         pipe.time()
         pipe.hgetall(keys.LEASE)
         pipe.pttl(keys.LEASE)

@@ -11,8 +11,8 @@ from services.operations.status import Leader, SchedulerStatus, Status, TaskStat
 def json_text(status: Status, *, redis_url: str) -> str:
     """Return the state as one JSON object. Its keys are always there; null is what nobody knows, or there is none of.
 
-    - ``problems``: what is wrong, worst first: ``kind`` (``no_leader``, ``loop_stuck``, ``overdue``, ``paused``,
-      ``run_failed``, ``trigger_waits``), ``task``, ``scheduler`` (its id), ``text``
+    - ``problems``: what is wrong, worst first: ``kind`` (``no_leader``, ``loop_stuck``, ``overdue``, ``not_run``,
+      ``paused``, ``run_failed``, ``trigger_waits``), ``task``, ``scheduler`` (its id), ``text``
     - ``now``: by Redis's clock, as all instants but ``started_at`` of a scheduler; ``redis``: its URL, no password
     - ``leader``: ``id``, ``host``, ``pid``, ``term``, ``since``, ``lease_ends_at``
     - ``last_term``: the last one given

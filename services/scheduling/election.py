@@ -150,6 +150,7 @@ class Election:
 
     def _listen(self) -> None:
         """Wake up whenever a leader resigns or a person asks for something."""
+        refused = False
         while True:
             try:
                 with self._listener.pubsub() as channel:  # type: ignore[no-untyped-call]
@@ -158,6 +159,14 @@ class Election:
                         # The first message says that it listens: what was published until then is not lost on it.
                         if channel.get_message(timeout=self._renew_interval) is not None:
                             self.wake()
+            except redis.ResponseError as error:
+                if not refused:
+                    refused = True
+                    log.warning(
+                        "nobody can wake this scheduler: let its user subscribe and publish to adjourn:*",
+                        reason=str(error),
+                    )
+                time.sleep(self._renew_interval)
             except (redis.RedisError, OSError):
                 # The election says that Redis is down. What was published meanwhile is found at the next renewal.
                 time.sleep(RETRY_INTERVAL)

@@ -81,6 +81,7 @@ class Scheduler:
         )
         self._started_at = datetime.now(UTC)
         self._loop_was_alive = True
+        self._warned_of: list[str] = []
 
     def start(self) -> None:
         """Begin to campaign."""
@@ -117,8 +118,10 @@ class Scheduler:
         except Exception as error:  # noqa: BLE001 - Redis or a middleware's veto: Periodiq's loop would end with it
             # Of an outage that is known, one line a tick would be too much.
             level = logging.ERROR if self._election.redis_answers else logging.DEBUG
-            log.log(level, "tick not enqueued", actor=tick.actor, slot=tick.slot.isoformat(), reason=str(error))
-            if isinstance(error, redis.ConnectionError | redis.TimeoutError):
+            unknown = isinstance(error, redis.ConnectionError | redis.TimeoutError)
+            what = "tick not confirmed" if unknown else "tick not enqueued"
+            log.log(level, what, actor=tick.actor, slot=tick.slot.isoformat(), reason=str(error))
+            if unknown:
                 self._election.wake()  # it finds out whether Redis is down
             return self._note(tick, Outcome.FAILED)
         if enqueued.outcome is Outcome.NOT_LEADER:
@@ -148,8 +151,12 @@ class Scheduler:
         return outcome
 
     def _warn(self) -> None:
-        for reason in unsafe_for_claims(self._client):
-            log.warning("this redis is not safe for schedulers", reason=reason)
+        reasons = unsafe_for_claims(self._client)
+        # It may be asked again and again, while something that it cannot do keeps this scheduler from leading.
+        for reason in reasons:
+            if reason not in self._warned_of:
+                log.warning("this redis is not safe for schedulers", reason=reason)
+        self._warned_of = reasons
 
     def _begin_to_lead(self) -> None:
         self.metrics.count_leadership()

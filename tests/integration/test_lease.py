@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -10,6 +11,7 @@ import redis
 from services.scheduling import keys
 from services.scheduling.clock import RedisClock
 from services.scheduling.lease import Lease
+from tests.servers import redis_server_with
 from tests.support import wait_for
 
 TIMEOUT = timedelta(seconds=15)
@@ -218,6 +220,30 @@ def test_a_lease_that_would_outlive_its_time_is_cut_to_it(client: SlowRedis, clo
     assert rival is not None
     assert rival.remaining == 15
     assert 14_000 < client.pttl(keys.LEASE) <= 15_000
+
+
+def test_a_full_redis_lets_the_leader_renew(tmp_path: Path, clock: Clock) -> None:
+    with redis_server_with(tmp_path) as server, SlowRedis.from_url(server.url, protocol=2) as client:
+        client.clock = clock
+        leader = lease(client, clock)
+        leader.acquire("{}")
+        client.config_set("maxmemory", 1)
+        client.pexpire(keys.LEASE, 1_000)
+
+        assert leader.renew("{}")
+        assert client.pttl(keys.LEASE) > 14_000
+
+
+def test_who_may_not_publish_can_still_resign(tmp_path: Path, clock: Clock) -> None:
+    with redis_server_with(tmp_path) as server, redis.Redis.from_url(server.url, protocol=2) as owner:
+        owner.acl_setuser("app", enabled=True, passwords=["+pw"], keys=["*"], commands=["+@all"], reset_channels=True)
+        url = server.url.replace("redis://", "redis://app:pw@")
+        with SlowRedis.from_url(url, protocol=2) as client:
+            client.clock = clock
+            leader = lease(client, clock)
+            leader.acquire("{}")
+            assert leader.release()
+        assert not owner.exists(keys.LEASE)
 
 
 def test_each_scheduler_is_seen_until_it_leaves(client: SlowRedis, clock: Clock) -> None:

@@ -186,6 +186,37 @@ def test_a_redis_that_may_drop_claims_is_warned_of_at_the_start(tmp_path: Path, 
     assert "noeviction" in warning["reason"]
 
 
+def test_a_redis_that_refuses_to_tell_about_itself_or_to_wake_anybody_is_warned_of_and_used(
+    tmp_path: Path, log: list[Any]
+) -> None:
+    with redis_server_with(tmp_path, "--rename-command", "INFO", "") as server:
+        with redis.Redis.from_url(server.url, protocol=2) as owner:
+            owner.acl_setuser(
+                "app", enabled=True, passwords=["+pw"], keys=["*"], commands=["+@all"], reset_channels=True
+            )
+        url = server.url.replace("redis://", "redis://app:pw@")
+        with broker_on(url) as broker:
+            process = Process(broker, url, HOURLY, **QUICK)
+            with campaigning(process.scheduler):
+                wait_for(lambda: process.leads, what="a leader")
+                wait_for(lambda: [line for line in log if "nobody can wake" in line["event"]], what="the warning")
+
+    assert "INFO" in events(log, "this redis is not safe for schedulers")[0]["reason"]
+
+
+def test_a_redis_that_cannot_be_used_at_all_is_warned_of_once(tmp_path: Path, log: list[Any]) -> None:
+    with redis_server_with(tmp_path, "--cluster-enabled", "yes") as server, broker_on(server.url) as broker:
+        process = Process(broker, server.url, HOURLY, **QUICK)
+        tried: list[None] = []
+        process.scheduler._election._about = lambda: tried.append(None) or "{}"  # type: ignore[func-returns-value] # noqa: SLF001 - to count
+        with campaigning(process.scheduler):
+            wait_for(lambda: len(tried) > 2, what="some tries")
+
+    (warning,) = events(log, "this redis is not safe for schedulers")
+    assert "cluster" in warning["reason"]
+    assert len(events(log, "redis is down")) == 1
+
+
 # Catching up
 
 

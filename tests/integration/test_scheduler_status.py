@@ -38,6 +38,7 @@ from services.scheduling import keys
 from services.scheduling.queue import Outcome
 from services.settings import load_settings
 from services.sweeps import Task
+from tests.servers import redis_server_with
 from tests.support import MOMENT, NOON
 
 SECOND = timedelta(seconds=1)
@@ -349,6 +350,60 @@ def test_a_paused_task_is_paused_and_not_overdue() -> None:
     )
 
 
+def tick(seconds_ago: float, *, outcome: Outcome = Outcome.ENQUEUED) -> ClaimedSlot:
+    at = NOON - seconds_ago * SECOND
+    return ClaimedSlot(at, outcome, at, 7, "m")
+
+
+def run(seconds_ago: float, outcome: RunOutcome = RunOutcome.DONE) -> Run:
+    at = NOON - seconds_ago * SECOND
+    return Run(at, at, None if outcome is RunOutcome.RUNNING else at, outcome)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "slot", "last_run", "said"),
+    [
+        # Of every hour: the tick has waited for so long.
+        (3_600, tick(20), run(3_620), False),
+        (3_600, tick(21), run(3_621), True),
+        (3_600, tick(21), None, True),
+        # Of every second: the last tick is always young.
+        (1, tick(0.5), run(1.5), False),
+        (1, tick(0.5), run(21), False),
+        (1, tick(0.5), run(22), True),
+        (1, tick(0.5), None, True),
+        # It runs, so what comes meanwhile waits; but no run takes that long.
+        (1, tick(0.5), run(40, RunOutcome.RUNNING), False),
+        (1, tick(0.5), run(400, RunOutcome.RUNNING), True),
+        # Nothing waits.
+        (3_600, tick(3_000), run(2_999), False),
+        (3_600, tick(3_000, outcome=Outcome.PAUSED), run(9_000), False),
+        (3_600, None, None, False),
+    ],
+)
+def test_ticks_that_no_worker_takes_are_said_to_wait(
+    schedule: int, slot: ClaimedSlot | None, last_run: Run | None, *, said: bool
+) -> None:
+    next_slot = slot and slot.slot + schedule * SECOND
+    status = with_task(last_slot=slot, next_slot=next_slot, last_run=last_run)
+
+    assert (ProblemKind.NOT_RUN in kinds(status)) == said
+
+
+def test_a_new_leader_after_a_long_outage_is_no_reason_to_call_for_workers() -> None:
+    status = with_task(last_slot=tick(1), next_slot=NOON, last_run=run(9_000))
+
+    assert kinds(replace(status, leader=replace(STATUS.leader, since=NOON - SECOND))) == []  # type: ignore[type-var]
+
+
+def test_a_redis_that_is_full_can_still_be_read(tmp_path: Path) -> None:
+    with redis_server_with(tmp_path) as server, redis.Redis.from_url(server.url) as client:
+        take_lease(client, "leader")
+        client.config_set("maxmemory", 1)
+
+        assert read_status(client=client).leader is not None
+
+
 def test_a_failed_run_and_a_request_that_waits_are_said() -> None:
     failed = Run(None, NOON - 5 * SECOND, NOON - 2 * SECOND, RunOutcome.FAILED)
 
@@ -457,7 +512,7 @@ def test_json_has_every_key_and_problems_first() -> None:
     report = json.loads(json_text(status, redis_url=URL))
 
     assert list(report) == ["problems", "now", "redis", "leader", "last_term", "schedulers", "tasks"]
-    assert report["problems"][0].items() >= {"kind": "paused", "task": "idle_conversations", "scheduler": None}.items()
+    assert report["problems"][1].items() >= {"kind": "paused", "task": "idle_conversations", "scheduler": None}.items()
     assert report["redis"] == "redis://***@redis.example/0"
     assert report["leader"] == {
         "id": "s",

@@ -210,8 +210,10 @@ def test_several_values_that_make_no_sense_are_all_named_in_one_line(monkeypatch
     [
         (
             {"LEASE_TIMEOUT": "15s", "RENEW_INTERVAL": "8s"},
-            ("BACKGROUND_TASK_RENEW_INTERVAL: 8s leaves no time for a second try; it must be at most half of "
-            "BACKGROUND_TASK_LEASE_TIMEOUT (15s)"),
+            (
+                "BACKGROUND_TASK_RENEW_INTERVAL: 8s leaves no time for a second try; it must be at most half of "
+                "BACKGROUND_TASK_LEASE_TIMEOUT (15s)"
+            ),
         ),
         (
             {"LEASE_TIMEOUT": "10m1s", "CATCHUP_WINDOW": "1h"},
@@ -219,8 +221,10 @@ def test_several_values_that_make_no_sense_are_all_named_in_one_line(monkeypatch
         ),
         (
             {"CATCHUP_WINDOW": "14s"},
-            ("BACKGROUND_TASK_CATCHUP_WINDOW: 14s is shorter than what a crash may cost; it must be at least "
-            "BACKGROUND_TASK_LEASE_TIMEOUT (15s)"),
+            (
+                "BACKGROUND_TASK_CATCHUP_WINDOW: 14s is shorter than what a crash may cost; it must be at least "
+                "BACKGROUND_TASK_LEASE_TIMEOUT (15s)"
+            ),
         ),
     ],
 )

@@ -19,3 +19,8 @@ local function be_seen(members, seen, holder, about, now, forget_after)
         redis.call('ZREM', seen, gone)
     end
 end
+
+-- Wake the schedulers. One who may not publish has still done the rest, and they look again at their next renewal.
+local function wake(channel, why)
+    redis.pcall('PUBLISH', channel, why)
+end

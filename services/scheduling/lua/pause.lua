@@ -8,5 +8,5 @@ if paused[1] then
     return {0, now, paused[1], paused[2] or ''}
 end
 redis.call('HSET', KEYS[1], 'paused_at', now, 'paused_by', ARGV[1])
-redis.call('PUBLISH', ARGV[2], 'paused')
+wake(ARGV[2], 'paused')
 return {1, now, now, ARGV[1]}

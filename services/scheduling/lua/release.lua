@@ -9,5 +9,5 @@ if redis.call('HGET', KEYS[1], 'holder') ~= ARGV[1] then
     return 0
 end
 redis.call('DEL', KEYS[1])
-redis.call('PUBLISH', ARGV[2], 'released')
+wake(ARGV[2], 'released')
 return 1

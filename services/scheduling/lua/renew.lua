@@ -3,9 +3,10 @@
 -- Answers 1 (held) or 0 (lost), and Redis's time.
 
 local time = redis.call('TIME')
-be_seen(KEYS[2], KEYS[3], ARGV[1], ARGV[4], milliseconds(time), 4 * tonumber(ARGV[3]))
-if not leads(KEYS[1], ARGV[1], ARGV[2]) then
-    return {0, time[1], time[2]}
+local held = leads(KEYS[1], ARGV[1], ARGV[2]) and 1 or 0
+-- First, because a Redis that is full allows this: then the rest of the script, too.
+if held == 1 then
+    redis.call('PEXPIRE', KEYS[1], ARGV[3])
 end
-redis.call('PEXPIRE', KEYS[1], ARGV[3])
-return {1, time[1], time[2]}
+be_seen(KEYS[2], KEYS[3], ARGV[1], ARGV[4], milliseconds(time), 4 * tonumber(ARGV[3]))
+return {held, time[1], time[2]}

@@ -8,5 +8,5 @@ if waiting[1] then
     return {0, now, waiting[2] or '', waiting[3] or '', waiting[1]}
 end
 redis.call('HSET', KEYS[1], 'trigger_id', ARGV[1], 'trigger_at', now, 'trigger_by', ARGV[2])
-redis.call('PUBLISH', ARGV[3], 'trigger')
+wake(ARGV[3], 'trigger')
 return {1, now, now, ARGV[2], ARGV[1]}

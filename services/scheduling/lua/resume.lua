@@ -8,5 +8,5 @@ if not paused[1] then
     return {0, now, '', ''}
 end
 redis.call('HDEL', KEYS[1], 'paused_at', 'paused_by')
-redis.call('PUBLISH', ARGV[1], 'resumed')
+wake(ARGV[1], 'resumed')
 return {1, now, paused[1], paused[2] or ''}
