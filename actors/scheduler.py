@@ -18,6 +18,7 @@ from services.settings import Settings
 
 #: How long Redis may take to answer a scheduler, in seconds: less than the shortest time between two slots or so.
 SCHEDULER_TIMEOUT = 1.0
+_ENDING = (signal.SIGTERM, signal.SIGINT)
 #: As soon as Periodiq can wake up: it takes a moment to find out for how long to sleep.
 AT_ONCE = timedelta(milliseconds=10)
 
@@ -26,10 +27,11 @@ AT_ONCE = timedelta(milliseconds=10)
 def start_scheduler() -> Scheduler:
     """Start this process's scheduler, once, and return it. SIGTERM and SIGINT make it resign and end."""
     # A worker's directory is none of ours, whatever the environment says.
-    os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
+    for variable in ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir"):
+        os.environ.pop(variable, None)
     scheduler = create_scheduler(broker, settings)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: sys.exit(0))
+    for number in _ENDING:
+        signal.signal(number, _end)
     atexit.register(scheduler.stop)
     scheduler.start()
     if settings.enable_metrics:
@@ -37,6 +39,13 @@ def start_scheduler() -> Scheduler:
         host = os.environ.get("dramatiq_prom_host", "0.0.0.0")  # noqa: S104, SIM112
         scheduler.metrics.serve(host=host, port=settings.scheduler_metrics_port)
     return scheduler
+
+
+def _end(*_: object) -> None:
+    """End the process, on the way out of which the scheduler resigns. A second signal must not cut that short."""
+    for number in _ENDING:
+        signal.signal(number, signal.SIG_IGN)
+    sys.exit(0)
 
 
 def create_scheduler(broker: TickBroker, settings: Settings) -> Scheduler:

@@ -25,8 +25,8 @@ class TickMiddleware(Middleware):
     """Notes each run of a periodic actor, and drops the ticks that are of no more use.
 
     In place of Periodiq's own middleware, which drops retries and whatever is half a minute late. A tick is dropped
-    when its next slot is due and a run that began since has done its work: a backlog of ticks is one run, and a
-    queue that is always late starves nobody. The clock is Redis's. While Redis does not answer, nothing is dropped.
+    when its next slot is due and another run has begun since its own: a backlog of ticks is one run, and a queue that
+    is always late starves nobody. The clock is Redis's. While Redis does not answer, nothing is dropped.
     """
 
     def __init__(self, client: redis.Redis, *, metrics: bool = False) -> None:
@@ -58,12 +58,14 @@ class TickMiddleware(Middleware):
         slot = _slot(message)
         useless_from = schedule.slot_after(slot) if schedule and slot and is_tick(message) else None
         try:
-            of_use = self._record.begin(message.actor_name, slot=slot, useless_from=useless_from)
+            of_use = self._record.begin(message.actor_name, message.message_id, slot=slot, useless_from=useless_from)
         except redis.RedisError as error:
             log.debug("run not noted", actor=message.actor_name, reason=str(error))
             return
         if not of_use:
-            log.info("tick dropped: a later run has done its work", actor=message.actor_name, slot=str(slot))
+            log.info(
+                "tick dropped: a later run does its work", actor=message.actor_name, slot=slot and slot.isoformat()
+            )
             if self._dropped is not None:
                 self._dropped.labels(message.actor_name).inc()
             raise SkipMessage

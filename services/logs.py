@@ -42,7 +42,8 @@ def configure_logging(
     root.setLevel(level)
     # Says at info which of its own parts it loads.
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    logging.getLogger("periodiq").addFilter(_quiet_ticks)
+    for logger in ("periodiq", "dramatiq.worker.WorkerThread"):
+        logging.getLogger(logger).addFilter(_quiet_ticks)
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
@@ -62,8 +63,8 @@ def get_logger(name: str) -> structlog.stdlib.BoundLogger:
 
 
 def _quiet_ticks(record: logging.LogRecord) -> bool:
-    """Keep Periodiq's line a tick for debugging: info is for what changed."""
-    if str(record.msg).startswith("Scheduling "):
+    """Keep others' lines about each tick for debugging: a tick is no news, and of one that is dropped we say more."""
+    if str(record.msg).startswith("Scheduling ") or str(record.msg).endswith(" was skipped."):
         record.levelno, record.levelname = logging.DEBUG, "DEBUG"
         return logging.getLogger().isEnabledFor(logging.DEBUG)
     return True

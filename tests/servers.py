@@ -126,6 +126,8 @@ class Relay:
         self._tls = tls
         self._server = socket.create_server(("127.0.0.1", 0))
         self._lost: list[bytes] = []
+        self._connections = 0
+        self._silent_up_to = 0
         self.encrypted = 0
         self.port: int = self._server.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
@@ -133,6 +135,10 @@ class Relay:
     def lose_answer_to(self, part: bytes) -> None:
         """Pass the next command with ``part`` in it on, and close the connection instead of passing its answer back."""
         self._lost.append(part)
+
+    def fall_silent(self) -> None:
+        """Pass nothing on any more, in either direction, for those who are connected; they are not told."""
+        self._silent_up_to = self._connections
 
     def close(self) -> None:
         """Accept no one any more."""
@@ -146,9 +152,10 @@ class Relay:
                 client, _ = self._server.accept()
             except OSError:
                 return
-            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+            self._connections += 1
+            threading.Thread(target=self._serve, args=(client, self._connections), daemon=True).start()
 
-    def _serve(self, plain: socket.socket) -> None:
+    def _serve(self, plain: socket.socket, number: int) -> None:
         with ExitStack() as sockets, suppress(OSError):
             sockets.enter_context(plain)
             client = plain
@@ -172,7 +179,8 @@ class Relay:
                     if key.fileobj is client and self._lost and self._lost[0] in received:
                         self._lost.pop()
                         loses = True
-                    key.data.sendall(received)
+                    if number > self._silent_up_to:
+                        key.data.sendall(received)
 
 
 @contextmanager

@@ -15,6 +15,8 @@ from services.scheduling.lease import Lease
 
 #: From one try to the next while Redis does not answer, in seconds.
 RETRY_INTERVAL = 0.5
+#: How often to try to give the lease back.
+RELEASE_TRIES = 3
 #: What is added to the end of another's lease before the next try, in seconds, so that it is over by then.
 MOMENT = 0.01
 
@@ -82,10 +84,19 @@ class Election:
     def _run(self) -> None:
         while not self._stopping:
             self._wait(self._step())
-        with suppress(redis.RedisError):
-            self._lease.release()
-        if self._leading is not None:
-            log.info("resigned", term=self._leading)
+        self._resign()
+
+    def _resign(self) -> None:
+        for tries_left in reversed(range(RELEASE_TRIES)):
+            try:
+                self._lease.release()
+            except redis.RedisError as error:
+                if not tries_left and self._leading is not None:
+                    log.warning("the lease may not be given back, then it runs out", reason=str(error))
+            else:
+                if self._leading is not None:
+                    log.info("resigned", term=self._leading)
+                return
 
     def _step(self) -> float:
         """Renew or campaign, once; return how long to wait then, in seconds."""
@@ -155,10 +166,7 @@ class Election:
             try:
                 with self._listener.pubsub() as channel:  # type: ignore[no-untyped-call]
                     channel.subscribe(keys.WAKE)
-                    while True:
-                        # The first message says that it listens: what was published until then is not lost on it.
-                        if channel.get_message(timeout=self._renew_interval) is not None:
-                            self.wake()
+                    self._wake_up_on(channel)
             except redis.ResponseError as error:
                 if not refused:
                     refused = True
@@ -170,3 +178,19 @@ class Election:
             except (redis.RedisError, OSError):
                 # The election says that Redis is down. What was published meanwhile is found at the next renewal.
                 time.sleep(RETRY_INTERVAL)
+
+    def _wake_up_on(self, channel: redis.client.PubSub) -> None:
+        """Wake up on each message of ``channel``, until the connection is lost."""
+        silent = False
+        while True:
+            message = channel.get_message(timeout=self._renew_interval)
+            if message is not None:
+                silent = False
+                # The first one says that it listens: what was published until then is not lost on it.
+                if message["type"] != "pong":
+                    self.wake()
+            elif silent:
+                raise redis.ConnectionError("no answer, though the connection is not closed")
+            else:
+                silent = True
+                channel.ping()

@@ -15,14 +15,14 @@ class RunRecord:
         self._client = client
         self._begin = load_script(client, "begin_run")
 
-    def begin(self, actor: str, *, slot: datetime | None, useless_from: datetime | None) -> bool:
+    def begin(self, actor: str, message_id: str, *, slot: datetime | None, useless_from: datetime | None) -> bool:
         """Note that a run begins; return False when it is for a tick that is of no more use.
 
         ``slot`` is that of the run's tick, if it is for one. From ``useless_from`` on, the run is dropped if another
-        one has begun since the slot: that one has seen all that this would. Both by Redis's clock.
+        one, of another message, has begun since the slot: that one saw all that this would. Both by Redis's clock.
         """
         written = ["" if instant is None else int(instant.timestamp()) for instant in (slot, useless_from)]
-        return bool(self._begin(keys=[keys.task_key(actor)], args=written))
+        return bool(self._begin(keys=[keys.task_key(actor)], args=[message_id, *written]))
 
     def end(self, actor: str, *, failed: bool) -> None:
         """Note how the run ended."""

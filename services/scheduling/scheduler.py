@@ -27,7 +27,7 @@ from services.scheduling.queue import FencedQueue, Outcome, Push, Tick
 #: How late Periodiq's loop may be before a renewal sends in its place, and what it sends counts as caught up.
 LATE = timedelta(seconds=1)
 #: How long the lease may take to be given back at the end, in seconds.
-STOP_TIMEOUT = 3.0
+STOP_TIMEOUT = 5.0
 
 log = get_logger(__name__)
 
@@ -132,10 +132,16 @@ class Scheduler:
     def trigger(self, actor: str, request_id: str, push: Callable[[], Push]) -> bool:
         """Enqueue what a person asked for and strike the request; return whether that came about.
 
-        Raises redis.RedisError: the request stays, and is looked at again with the next renewal.
+        What fails is logged, not raised: the request stays, and is looked at again with the next renewal.
         """
         hold = self._lease.hold
-        triggered = hold is not None and self._queue.trigger(actor, request_id, push(), hold=hold)
+        if hold is None:
+            return False
+        try:
+            triggered = self._queue.trigger(actor, request_id, push(), hold=hold)
+        except Exception as error:  # noqa: BLE001 - Redis or a middleware's veto: other tasks wait for their turn
+            log.error("trigger not confirmed", actor=actor, request=request_id, reason=str(error))  # noqa: TRY400
+            return False
         if triggered:
             log.info("triggered", actor=actor, request=request_id)
         return triggered

@@ -165,7 +165,7 @@ def test_a_scheduler_tells_prometheus_whether_it_leads_and_how_late_its_ticks_ar
     port = str(free_port())
     variables = {**SCHEDULER, "REDIS_URL": redis_url, "BACKGROUND_TASK_SCHEDULER_METRICS_PORT": port}
     # As under a supervisor that starts workers too.
-    variables["PROMETHEUS_MULTIPROC_DIR"] = str(tmp_path / "a worker's")
+    variables["PROMETHEUS_MULTIPROC_DIR"] = variables["prometheus_multiproc_dir"] = str(tmp_path / "a worker's")
     with (
         running("periodiq", "actors", directory=tmp_path, variables=variables),
         redis.Redis.from_url(redis_url) as client,
@@ -202,6 +202,12 @@ def test_a_scheduler_waits_for_a_redis_that_is_not_there_yet_and_for_one_that_go
                 wait_for(lambda: len(lines(scheduler, "redis is back")) == 2, what="its return")
                 before = len(slots(client))
                 wait_for(lambda: len(slots(client)) > before, what="a tick after the outage")
+            # Nobody answers when it resigns, and its supervisor is impatient.
+            assert server.process is not None
+            server.process.send_signal(signal.SIGSTOP)
+            scheduler.send(signal.SIGTERM)
+            scheduler.send(signal.SIGTERM)
+            assert scheduler.wait(10) == 0
             assert "Traceback" not in scheduler.output
 
 

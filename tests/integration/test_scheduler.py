@@ -25,7 +25,7 @@ from tests.schedulers import (
     wait_until_drained,
     working,
 )
-from tests.servers import redis_server_with
+from tests.servers import redis_server_with, relay_to
 from tests.support import wait_for
 
 HOURLY = Every(seconds=3_600)
@@ -98,6 +98,12 @@ def events(log: list[Any], name: str) -> list[Any]:
     return [line for line in list(log) if line["event"] == name]
 
 
+def listeners(client: redis.Redis) -> set[str]:
+    """Return the connections that wait to be woken."""
+    connections: Any = client.client_list(_type="pubsub")
+    return {one["id"] for one in connections}
+
+
 # Leading
 
 
@@ -114,6 +120,17 @@ def test_one_leads_and_the_other_stands_by_until_it_is_woken_by_a_resignation(
         assert not first.leads
         assert first.value("scheduler_leader_changes_total") == 1
         assert second.value("scheduler_leader_changes_total") == 1
+
+
+def test_a_scheduler_whose_connection_has_silently_died_listens_on_another(tmp_path: Path) -> None:
+    with redis_server_with(tmp_path) as server, relay_to(server.port) as relay:
+        url = f"redis://127.0.0.1:{relay.port}/0"
+        with broker_on(url) as broker, redis.Redis.from_url(server.url, protocol=2) as client:
+            process = Process(broker, url, HOURLY, **QUICK)
+            with campaigning(process.scheduler):
+                ears = wait_for(lambda: listeners(client), what="its ear")
+                relay.fall_silent()
+                wait_for(lambda: listeners(client) - ears, seconds=10, what="its other ear")
 
 
 def test_a_leader_that_vanishes_is_replaced_when_its_lease_is_over(redis_url: str, client: redis.Redis) -> None:
@@ -419,6 +436,27 @@ def test_a_trigger_is_carried_out_at_once_and_once(process: Process, redis_url: 
     (message,) = messages(redis_url)
     assert "scheduled_at" not in message["options"]
     assert client.hget(TASK, "trigger_id") is None
+
+
+def test_a_trigger_that_cannot_be_sent_keeps_no_other_task_waiting(
+    redis_url: str, client: redis.Redis, log: list[Any]
+) -> None:
+    class Veto(Middleware):
+        def before_enqueue(self, _: Any, message: Any, delay: Any) -> None:
+            del delay
+            if message.actor_name == "task":
+                raise MiddlewareError("not this one")
+
+    client.hset(TASK, "trigger_id", "r1")
+    with broker_on(redis_url, Veto()) as broker:
+        CountedActor(broker, None)
+        CountedActor(broker, ten_minutes_ago(), name="other")
+        with campaigning(scheduler_of(broker, redis_url, **SLOW)):
+            wait_for(lambda: messages(redis_url), what="the other's message")
+
+    assert [message["actor_name"] for message in messages(redis_url)] == ["other"]
+    assert {line["reason"] for line in events(log, "trigger not confirmed")} == {"not this one"}
+    assert client.hget(TASK, "trigger_id") == "r1"
 
 
 def test_a_task_without_a_schedule_can_be_triggered(redis_url: str, client: redis.Redis) -> None:

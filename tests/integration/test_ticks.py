@@ -130,6 +130,21 @@ def test_a_retry_keeps_the_slot_of_its_tick(redis_url: str) -> None:
     assert [options.get("retries", 0) for options in seen] == [0, 1]
 
 
+def test_the_message_of_a_worker_that_died_with_it_is_not_dropped_for_its_own_run(
+    broker: TickBroker, redis_url: str, client: redis.Redis
+) -> None:
+    task = CountedActor(broker, HOURLY)
+    tick(task, slot_before(2))
+    (message,) = messages(redis_url)
+    began = int(datetime.now(UTC).timestamp() * 1000) - 1
+    client.hset(task_key("task"), mapping={"run_started_at": began, "run_message_id": message["message_id"]})
+
+    with working(broker):
+        wait_until_drained(redis_url)
+
+    assert task.runs == 1
+
+
 def test_what_a_person_sends_carries_no_slot_and_is_always_run(broker: TickBroker, redis_url: str) -> None:
     task = CountedActor(broker, HOURLY)
     for _ in range(3):
