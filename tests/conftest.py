@@ -127,11 +127,16 @@ def session(engine: Engine) -> Iterator[Session]:
 
 @pytest.fixture(scope="session")
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a Redis database that tests may empty: REDIS_URL's number 15, or a private server."""
+    """The URL of a Redis database that tests may empty: REDIS_URL's number 15 (14 for a second worker of pytest's, …).
+
+    Or a private server.
+    """
     given = os.environ.get("REDIS_URL")
     if given:
+        number = 15 - int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
         separator = "&" if "?" in given else "?"
-        yield f"{given}{separator}db=15" if given.startswith("unix:") else urlsplit(given)._replace(path="/15").geturl()
+        by_query = f"{given}{separator}db={number}"
+        yield by_query if given.startswith("unix:") else urlsplit(given)._replace(path=f"/{number}").geturl()
         return
     server = PrivateRedis(tmp_path_factory.mktemp("redis")).start()
     yield server.url

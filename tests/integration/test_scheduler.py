@@ -175,8 +175,8 @@ def test_a_redis_that_goes_away_is_reported_once_and_so_is_its_return(tmp_path: 
             wait_for(lambda: process.leads, what="the leader's return")
             with redis.Redis.from_url(server.url, protocol=2) as client:
                 wait_for(lambda: client.llen("dramatiq:default"), what="a tick")
-        assert process.ticks(Outcome.FAILED) == 1
-        assert process.ticks(Outcome.NOT_LEADER) == 1
+        assert process.ticks(Outcome.FAILED) >= 1
+        assert process.ticks(Outcome.NOT_LEADER) >= 1
         assert len(events(log, "redis is down")) == len(events(log, "redis is back")) == 1
         assert [line["term"] for line in events(log, "leading")] == [1, 2]
 
