@@ -18,21 +18,21 @@ from services.settings import Settings
 
 #: How long Redis may take to answer a scheduler, in seconds: less than the shortest time between two slots or so.
 SCHEDULER_TIMEOUT = 1.0
-_ENDING = (signal.SIGTERM, signal.SIGINT)
+_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 #: As soon as Periodiq can wake up: it takes a moment to find out for how long to sleep.
 AT_ONCE = timedelta(milliseconds=10)
 
 
 @cache
 def start_scheduler() -> Scheduler:
-    """Start this process's scheduler, once, and return it. SIGTERM and SIGINT make it resign and end."""
+    """Start this process's scheduler, once, and return it. SIGTERM, SIGINT and SIGHUP make it resign and end."""
     # A worker's directory is none of ours, whatever the environment says.
     for variable in ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir"):
         os.environ.pop(variable, None)
     scheduler = create_scheduler(broker, settings)
     for number in _ENDING:
-        signal.signal(number, _end)
-    atexit.register(scheduler.stop)
+        signal.signal(number, lambda *_: sys.exit(0))
+    atexit.register(_resign, scheduler)
     scheduler.start()
     if settings.enable_metrics:
         # Where the workers' metrics are: everywhere, unless dramatiq's variable says otherwise.
@@ -41,11 +41,11 @@ def start_scheduler() -> Scheduler:
     return scheduler
 
 
-def _end(*_: object) -> None:
-    """End the process, on the way out of which the scheduler resigns. A second signal must not cut that short."""
+def _resign(scheduler: Scheduler) -> None:
+    """Resign, on the way out of the process. A second signal must not cut that short."""
     for number in _ENDING:
         signal.signal(number, signal.SIG_IGN)
-    sys.exit(0)
+    scheduler.stop()
 
 
 def create_scheduler(broker: TickBroker, settings: Settings) -> Scheduler:

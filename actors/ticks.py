@@ -1,7 +1,7 @@
 """Ticks: the messages that a scheduler sends for a slot of a schedule, as workers take them."""
 
 from contextlib import suppress
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import dramatiq
@@ -12,6 +12,9 @@ from dramatiq.middleware import Middleware, SkipMessage
 from services.logs import get_logger
 from services.schedules import Schedule
 from services.scheduling.runs import RunRecord
+
+#: dramatiq's, of an actor that names none, in milliseconds.
+DEFAULT_TIME_LIMIT = 600_000
 
 log = get_logger(__name__)
 
@@ -39,7 +42,7 @@ class TickMiddleware(Middleware):
         """The option by which Periodiq knows what to schedule."""
         return {"periodic"}
 
-    def after_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
+    def before_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
         """Make the counter, once the boot of dramatiq's Prometheus has said where metrics are kept."""
         del broker, worker
         if self._has_metrics:
@@ -54,11 +57,18 @@ class TickMiddleware(Middleware):
 
     def before_process_message(self, broker: dramatiq.Broker, message: MessageProxy) -> None:
         """Note that a run begins, or raise SkipMessage."""
-        schedule: Schedule | None = broker.get_actor(message.actor_name).options.get("periodic")
+        options = broker.get_actor(message.actor_name).options
+        schedule: Schedule | None = options.get("periodic")
         slot = _slot(message)
         useless_from = schedule.slot_after(slot) if schedule and slot and is_tick(message) else None
         try:
-            of_use = self._record.begin(message.actor_name, message.message_id, slot=slot, useless_from=useless_from)
+            of_use = self._record.begin(
+                message.actor_name,
+                message.message_id,
+                slot=slot,
+                useless_from=useless_from,
+                limit=timedelta(milliseconds=options.get("time_limit", DEFAULT_TIME_LIMIT)),
+            )
         except redis.RedisError as error:
             log.debug("run not noted", actor=message.actor_name, reason=str(error))
             return
@@ -81,7 +91,7 @@ class TickMiddleware(Middleware):
         """Note how the run ended."""
         del broker, result
         try:
-            self._record.end(message.actor_name, failed=exception is not None)
+            self._record.end(message.actor_name, message.message_id, failed=exception is not None)
         except redis.RedisError as error:
             log.debug("run not noted", actor=message.actor_name, reason=str(error))
 

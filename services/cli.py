@@ -149,6 +149,8 @@ def status(
                 paused: at, by
                 waiting_trigger, last_trigger: id, at, by, message_id
 
+    The exit code is 0 whenever it could be told, and 1 when Redis does not answer: a program looks at problems.
+
     A scheduler is gone, and a slot is overdue, when nothing was heard of it for a lease and five seconds.
     """  # noqa: D301 - the backspace, for Click, which folds no lines after one
     from services.operations.report import print_status

@@ -64,7 +64,9 @@ def get_logger(name: str) -> structlog.stdlib.BoundLogger:
 
 def _quiet_ticks(record: logging.LogRecord) -> bool:
     """Keep others' lines about each tick for debugging: a tick is no news, and of one that is dropped we say more."""
-    if str(record.msg).startswith("Scheduling ") or str(record.msg).endswith(" was skipped."):
+    message = record.args[0] if isinstance(record.args, tuple) and record.args else None
+    skipped = str(record.msg).endswith(" was skipped.") and "scheduled_at" in getattr(message, "options", {})
+    if skipped or str(record.msg).startswith("Scheduling "):
         record.levelno, record.levelname = logging.DEBUG, "DEBUG"
         return logging.getLogger().isEnabledFor(logging.DEBUG)
     return True

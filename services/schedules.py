@@ -1,7 +1,7 @@
 """When a task runs: every so many seconds, or by a cron line in a time zone.
 
-Periodiq takes any object that has ``validate``, ``next_valid_date`` and ``__str__`` for a schedule. Its own cron
-arithmetic misses Sundays and slots, so these two bring theirs: a plain multiple of seconds, and the cronsim library.
+Periodiq's own cron arithmetic misses Sundays and slots, so these two bring theirs: a plain multiple of seconds, and the
+cronsim library. What Periodiq asks of a schedule is answered where its process is: actors/scheduler.py.
 """
 
 from abc import ABC, abstractmethod
@@ -29,15 +29,7 @@ _NAMED = {
 
 
 class Schedule(ABC):
-    """The slots of a task: nominal instants, in whole seconds, UTC.
-
-    Periodiq asks ``validate`` whether to send now, then ``next_valid_date`` how long to sleep. It may wake up late (a
-    busy machine, a paused process), so a slot that fell since it last asked still counts; several count as the latest
-    one.
-    """
-
-    #: Until when Periodiq has had its answers.
-    _answered_until: datetime | None = None
+    """The slots of a task: nominal instants, in whole seconds, UTC."""
 
     @abstractmethod
     def slot_at(self, instant: datetime) -> datetime | None:
@@ -46,27 +38,6 @@ class Schedule(ABC):
     @abstractmethod
     def slot_after(self, instant: datetime) -> datetime:
         """Return the first slot after ``instant``."""
-
-    def validate(self, date: datetime) -> bool:
-        """Tell Periodiq whether a slot has fallen since it last asked; at its start, whether ``date`` is one."""
-        date = _plain(date)
-        slot = self.slot_at(date)
-        if slot is None:
-            return False
-        if self._answered_until is None:
-            return slot == date.replace(microsecond=0)
-        return slot > self._answered_until
-
-    def next_valid_date(self, last: datetime) -> datetime:
-        """Tell Periodiq the first slot after ``last``."""
-        last = _plain(last)
-        object.__setattr__(self, "_answered_until", last)
-        return self.slot_after(last)
-
-
-def _plain(instant: datetime) -> datetime:
-    """Return a datetime of the standard library: Periodiq's are of another class, whose arithmetic differs."""
-    return datetime.fromtimestamp(instant.timestamp(), UTC)
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,6 @@ from services.operations.status import RunOutcome, SchedulerState, Status, TaskS
 from services.operations.wording import instant, place, span
 from services.sweeps import Task
 
-#: No run lasts longer: dramatiq interrupts it before.
-LONGEST_RUN = timedelta(minutes=5)
-
 
 class ProblemKind(StrEnum):
     """What can be wrong, by a name that does not change."""
@@ -64,7 +61,8 @@ def _why_no_leader(status: Status) -> str:
     if last is not None:
         where = place(last.host, last.pid)
         advice = "" if last.state is SchedulerState.STANDING_BY else "; start one with: periodiq actors"
-        return f"the last one heard of was {where} at {instant(last.heard_at, now=status.now)}{advice}"
+        said = "heard of" if last.state is SchedulerState.STANDING_BY else "heard of that did not resign"
+        return f"the last one {said} was {where} at {instant(last.heard_at, now=status.now)}{advice}"
     if status.last_term is not None or status.schedulers:
         return "none runs; start one with: periodiq actors"
     return "none was ever heard of; start one with: periodiq actors"
@@ -126,8 +124,8 @@ def waits_for_a_worker(task: TaskStatus, status: Status) -> timedelta | None:
     if run is not None:
         if run.started_at >= slot.enqueued_at:
             return None
-        if run.outcome is RunOutcome.RUNNING and status.now - run.started_at < LONGEST_RUN:
-            return None
+        if run.outcome is RunOutcome.RUNNING and status.now - run.started_at < (run.limit or timedelta(0)):
+            return None  # what comes meanwhile waits for it
     if task.next_slot is not None and status.leader is not None and status.leader.since is not None:
         # Where ticks come often, the last one is always young; but an interval after the last run there was another.
         begun = max(status.leader.since, run.started_at) if run else status.leader.since

@@ -105,6 +105,6 @@ def _trigger_lines(task: Task, progress: TriggerProgress, *, seconds: float) -> 
         lines.append(f"it was not sent{waited}: the leader, {where}, sends it at its next renewal; see: adjourn status")
     if found.pause is not None:
         lines.append(f"{task} is paused: that stops its schedule, not this run")
-    elif found.schedule is None:
+    elif found.schedule is None and status.last_term is not None:
         lines.append(f"{task} is not scheduled: this run is all there is")
     return lines

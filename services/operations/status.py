@@ -8,7 +8,7 @@ from typing import Any
 
 import redis
 
-from services.operations.values import instant_of, integer_of, object_of, text_of, written_instant_of
+from services.operations.values import duration_of, instant_of, integer_of, object_of, text_of, written_instant_of
 from services.scheduling import keys
 from services.scheduling.queue import Outcome
 from services.settings import LONGEST_LEASE
@@ -95,6 +95,8 @@ class Run:
     started_at: datetime
     ended_at: datetime | None
     outcome: RunOutcome | None
+    #: How long it may take before it is interrupted.
+    limit: timedelta | None = None
 
     @property
     def duration(self) -> timedelta | None:
@@ -294,6 +296,7 @@ def _run(values: Hash) -> Run | None:
         started_at=started_at,
         ended_at=instant_of(values.get(b"run_ended_at")),
         outcome=RunOutcome(outcome) if outcome in set(RunOutcome) else None,
+        limit=duration_of(values.get(b"run_limit")),
     )
 
 

@@ -9,23 +9,7 @@ from services.operations.status import Leader, SchedulerStatus, Status, TaskStat
 
 
 def json_text(status: Status, *, redis_url: str) -> str:
-    """Return the state as one JSON object. Its keys are always there; null is what nobody knows, or there is none of.
-
-    - ``problems``: what is wrong, worst first: ``kind`` (``no_leader``, ``loop_stuck``, ``overdue``, ``not_run``,
-      ``paused``, ``run_failed``, ``trigger_waits``), ``task``, ``scheduler`` (its id), ``text``
-    - ``now``: by Redis's clock, as all instants but ``started_at`` of a scheduler; ``redis``: its URL, no password
-    - ``leader``: ``id``, ``host``, ``pid``, ``term``, ``since``, ``lease_ends_at``
-    - ``last_term``: the last one given
-    - ``schedulers``: ``id``, ``state`` (``leading``, ``standing_by``, ``gone``), ``host``, ``pid``, ``started_at``,
-      ``heard_at``, ``loop`` (``running``, ``stuck``)
-    - ``tasks``: ``task``, ``actor``, ``schedule``, ``next_slot``, ``overdue``, ``dropped`` and
-        - ``last_slot``: ``slot``, ``outcome`` (``enqueued``, ``caught_up``, ``paused``), ``enqueued_at``,
-          ``late_seconds``, ``term``, ``message_id``
-        - ``last_run``: ``slot``, ``started_at``, ``ended_at``, ``seconds``, ``outcome`` (``running``, ``done``,
-          ``failed``)
-        - ``paused``: ``at``, ``by``
-        - ``waiting_trigger`` and ``last_trigger``: ``id``, ``at``, ``by``, ``message_id``
-    """
+    """Return the state as one JSON object, whose keys ``adjourn status --help`` explains."""
     report = {
         "problems": [
             {"kind": problem.kind, "task": problem.task, "scheduler": problem.scheduler, "text": problem.text}

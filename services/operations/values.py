@@ -40,6 +40,15 @@ def instant_of(value: object, *, unit: timedelta = _MILLISECOND) -> datetime | N
         return None
 
 
+def duration_of(value: object) -> timedelta | None:
+    """Return a duration of so many milliseconds."""
+    count = integer_of(value)
+    try:
+        return None if count is None else count * _MILLISECOND
+    except OverflowError:
+        return None
+
+
 def written_instant_of(value: object) -> datetime | None:
     """Return the instant of a text in ISO 8601 with its offset."""
     try:

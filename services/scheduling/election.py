@@ -79,7 +79,8 @@ class Election:
         """Give the lease back and end; ``timeout`` is how long that may take, in seconds."""
         self._stopping = True
         self.wake()
-        self._thread.join(timeout)
+        if self._thread.ident is not None:
+            self._thread.join(timeout)
 
     def _run(self) -> None:
         while not self._stopping:
@@ -91,7 +92,9 @@ class Election:
             try:
                 self._lease.release()
             except redis.RedisError as error:
-                if not tries_left and self._leading is not None:
+                if tries_left:
+                    time.sleep(RETRY_INTERVAL)
+                elif self._leading is not None:
                     log.warning("the lease may not be given back, then it runs out", reason=str(error))
             else:
                 if self._leading is not None:
@@ -131,13 +134,13 @@ class Election:
         if rival is not None:
             if self._leader != rival.holder:
                 self._leader = rival.holder
-                log.info("standing by", leader=rival.holder)
+                log.info("standing by", scheduler=self._lease.holder, leader=rival.holder)
             return min(rival.remaining + MOMENT, self._renew_interval)
         hold = self._lease.hold
         if hold is None:
             return 0  # the answer took longer than the lease lasts
         self._leader, self._leading = None, hold.term
-        log.info("leading", term=hold.term)
+        log.info("leading", scheduler=self._lease.holder, term=hold.term)
         self._on_lead()
         return self._renew_interval
 
@@ -148,9 +151,7 @@ class Election:
     def _note_outage(self, error: redis.RedisError) -> None:
         if self._reached is not False:
             self._reached = False
-            log.error("redis is down", reason=str(error))
-        if self._leading is not None and not self._lease.hold:
-            self._demote("redis did not answer for as long as the lease lasts")
+            log.error("redis refuses" if isinstance(error, redis.ResponseError) else "redis is down", reason=str(error))
 
     def _wait(self, seconds: float) -> None:
         """Wait so long, or until somebody calls."""
@@ -162,7 +163,7 @@ class Election:
     def _listen(self) -> None:
         """Wake up whenever a leader resigns or a person asks for something."""
         refused = False
-        while True:
+        while not self._stopping:
             try:
                 with self._listener.pubsub() as channel:  # type: ignore[no-untyped-call]
                     channel.subscribe(keys.WAKE)
@@ -182,7 +183,7 @@ class Election:
     def _wake_up_on(self, channel: redis.client.PubSub) -> None:
         """Wake up on each message of ``channel``, until the connection is lost."""
         silent = False
-        while True:
+        while not self._stopping:
             message = channel.get_message(timeout=self._renew_interval)
             if message is not None:
                 silent = False

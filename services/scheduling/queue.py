@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from typing import Any
 
 import redis
 from redis.commands.core import Script
@@ -90,14 +91,7 @@ class FencedQueue:
             *(push.message_id, Outcome.CAUGHT_UP if tick.caught_up else Outcome.ENQUEUED),
             *(self._lease.timeout_ms // 1000, *push.arguments),
         ]
-        for attempt in range(TRIES):
-            try:
-                answer, at = self._enqueue(keys=[keys.LEASE, keys.task_key(tick.actor), push.key], args=arguments)
-                break
-            except (redis.ConnectionError, redis.TimeoutError):
-                if attempt == TRIES - 1:
-                    raise
-                time.sleep(PAUSE * 2**attempt)
+        answer, at = _repeat(self._enqueue, [keys.LEASE, keys.task_key(tick.actor), push.key], arguments)
         outcome = answer.decode()
         return Enqueued(
             Outcome.FAILED if outcome == "early" else Outcome(outcome),
@@ -107,10 +101,21 @@ class FencedQueue:
     def trigger(self, actor: str, request_id: str, push: Push, *, hold: Hold) -> bool:
         """Push the message that was asked for in a request and strike it; return whether that is done.
 
-        Raises redis.RedisError: whether it is done is then unknown, and the request may be tried again.
+        A call that got no answer is repeated. Raises redis.RedisError when the last try fails too.
         """
-        answer: bytes = self._trigger(
-            keys=[keys.LEASE, keys.task_key(actor), push.key],
-            args=[self._lease.holder, hold.term, request_id, push.message_id, *push.arguments],
+        answer: bytes = _repeat(
+            self._trigger,
+            [keys.LEASE, keys.task_key(actor), push.key],
+            [self._lease.holder, hold.term, request_id, push.message_id, *push.arguments],
         )
         return answer == b"triggered"
+
+
+def _repeat(script: Script, keys: Sequence[str], arguments: Sequence[str | int | bytes]) -> Any:
+    """Return the answer of a script that changes nothing when it is called again."""
+    for attempt in range(TRIES - 1):
+        try:
+            return script(keys=keys, args=arguments)
+        except (redis.ConnectionError, redis.TimeoutError):
+            time.sleep(PAUSE * 2**attempt)
+    return script(keys=keys, args=arguments)

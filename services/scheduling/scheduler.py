@@ -101,7 +101,10 @@ class Scheduler:
         """
         schedule, now = self._schedules[actor], self.clock.now()
         slot = missed or schedule.slot_at(now)
-        if slot is None or now - slot > self._timing.catchup_window:
+        if slot is None:
+            return None
+        if now - slot > self._timing.catchup_window:
+            log.info("missed: its slot is older than the catch-up window", actor=actor, slot=slot.isoformat())
             return None
         return Tick(actor, slot, schedule.slot_after(slot), caught_up=missed is not None or now - slot > LATE)
 
@@ -138,12 +141,13 @@ class Scheduler:
         if hold is None:
             return False
         try:
-            triggered = self._queue.trigger(actor, request_id, push(), hold=hold)
+            message = push()
+            triggered = self._queue.trigger(actor, request_id, message, hold=hold)
         except Exception as error:  # noqa: BLE001 - Redis or a middleware's veto: other tasks wait for their turn
             log.error("trigger not confirmed", actor=actor, request=request_id, reason=str(error))  # noqa: TRY400
             return False
         if triggered:
-            log.info("triggered", actor=actor, request=request_id)
+            log.info("triggered", actor=actor, request=request_id, message=message.message_id)
         return triggered
 
     def _note(self, tick: Tick, outcome: Outcome, *, enqueued_at: datetime | None = None) -> Outcome:
@@ -180,10 +184,14 @@ class Scheduler:
         with self._client.pipeline(transaction=False) as pipe:
             for actor in self._actors:
                 pipe.hmget(keys.task_key(actor), "slot", "trigger_id")
-            tasks = dict(zip(self._actors, pipe.execute(), strict=True))
-        claimed = {actor: self._claimed(mark) for actor, (mark, _) in tasks.items()}
+            # What is wrong with the key of one task is no reason to leave the others alone.
+            answers = [
+                (None, None) if isinstance(answer, Exception) else answer
+                for answer in pipe.execute(raise_on_error=False)
+            ]
+        claimed = {actor: self._claimed(mark) for actor, (mark, _) in zip(self._actors, answers, strict=True)}
         self._tell_schedules(claimed)
-        for actor, (_, request_id) in tasks.items():
+        for actor, (_, request_id) in zip(self._actors, answers, strict=True):
             schedule = self._schedules.get(actor)
             slot = schedule and schedule.slot_at(before)
             if slot and slot > claimed[actor]:
@@ -211,7 +219,7 @@ class Scheduler:
                 else:
                     next_slot = int(schedule.slot_after(claimed[actor]).timestamp())
                     pipe.hset(keys.task_key(actor), mapping={"schedule": str(schedule), "next_slot": next_slot})
-            pipe.execute()
+            pipe.execute(raise_on_error=False)  # a Redis that is full refuses it
 
     def _about(self) -> str:
         """Return what others are told of this scheduler, JSON."""

@@ -36,6 +36,11 @@ def insert_due(database: Path) -> None:
     connection.close()
 
 
+def is_of(pid: int, data: Path) -> bool:
+    """Return whether a process belongs to the run of a data directory."""
+    return str(data).encode() in Path(f"/proc/{pid}/environ").read_bytes()
+
+
 def test_it_ends_what_is_due_and_stops_on_ctrl_c_within_two_seconds(tmp_path: Path) -> None:
     data = tmp_path / "data"
     with running(
@@ -85,6 +90,8 @@ def test_nothing_outlives_a_run_that_is_killed_and_the_next_one_leads_at_once(tm
     with running("adjourn", "run", directory=tmp_path, variables={"ADJOURN_DATA_DIR": str(data)}) as stack:
         stack.wait_for_output("Worker process is ready")
         stack.wait_for_output("leading")
+        (scheduler,) = (pid for pid in processes_about("periodiq\0actors") if is_of(pid, data))
+        os.kill(scheduler, signal.SIGKILL)  # or it would resign
         stack.send(signal.SIGKILL)
         stack.wait()
 
@@ -99,7 +106,7 @@ def test_it_ends_when_its_worker_does(tmp_path: Path) -> None:
     with running("adjourn", "run", directory=tmp_path, variables={"ADJOURN_DATA_DIR": str(tmp_path / "data")}) as stack:
         stack.wait_for_output("Worker process is ready")
         for pid in processes_about("actors --processes".replace(" ", "\0")):
-            if str(tmp_path).encode() in Path(f"/proc/{pid}/environ").read_bytes():
+            if is_of(pid, tmp_path):
                 os.kill(pid, signal.SIGKILL)
 
         assert stack.wait() == 1

@@ -1,6 +1,7 @@
 """Schedulers on a real Redis: who leads, what the leader makes up for, and what a broker sends through it."""
 
 import json
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -28,6 +29,7 @@ from tests.schedulers import (
 from tests.servers import redis_server_with, relay_to
 from tests.support import wait_for
 
+SECOND = timedelta(seconds=1)
 HOURLY = Every(seconds=3_600)
 TASK = keys.task_key("task")
 #: So long that within a test only a wake-up changes anything.
@@ -177,7 +179,9 @@ def test_a_redis_that_goes_away_is_reported_once_and_so_is_its_return(tmp_path: 
                 wait_for(lambda: client.llen("dramatiq:default"), what="a tick")
         assert process.ticks(Outcome.FAILED) >= 1
         assert process.ticks(Outcome.NOT_LEADER) >= 1
-        assert len(events(log, "redis is down")) == len(events(log, "redis is back")) == 1
+        assert (
+            len(events(log, "redis is down")) == len(events(log, "redis is back")) == len(events(log, "demoted")) == 1
+        )
         assert [line["term"] for line in events(log, "leading")] == [1, 2]
 
 
@@ -231,7 +235,7 @@ def test_a_redis_that_cannot_be_used_at_all_is_warned_of_once(tmp_path: Path, lo
 
     (warning,) = events(log, "this redis is not safe for schedulers")
     assert "cluster" in warning["reason"]
-    assert len(events(log, "redis is down")) == 1
+    assert len(events(log, "redis refuses")) == 1
 
 
 # Catching up
@@ -255,6 +259,66 @@ def test_a_new_leader_makes_up_the_latest_missed_slot_once_and_marks_it(
     assert process.value("scheduler_tick_lateness_seconds_sum", actor="task") == pytest.approx(
         (datetime.now(UTC) - current_slot()).total_seconds(), abs=30
     )
+
+
+def test_a_standby_that_takes_over_makes_up_what_was_missed_at_once(
+    process: Process, another: Process, client: redis.Redis
+) -> None:
+    with campaigning(process.scheduler):
+        wait_for(lambda: process.ticks(Outcome.CAUGHT_UP), what="a leader")
+        others = wait_for(lambda: listeners(client), what="its ear")
+        with campaigning(another.scheduler):
+            wait_for(lambda: listeners(client) - others, what="a standby that listens")
+            wait_for(lambda: client.hlen(keys.MEMBERS) == 2, what="its campaign")
+            claim(client, current_slot() - timedelta(hours=1))
+            process.scheduler.stop()
+
+            wait_for(lambda: another.ticks(Outcome.CAUGHT_UP), seconds=2, what="what was missed")
+
+
+def test_a_mark_of_a_clock_that_was_put_back_keeps_no_new_leader_from_making_up(
+    process: Process, redis_url: str, client: redis.Redis
+) -> None:
+    claim(client, current_slot() + timedelta(hours=3))
+    with campaigning(process.scheduler):
+        wait_for(lambda: messages(redis_url), what="the message")
+
+
+def test_the_leader_leaves_what_is_just_due_to_periodiqs_loop(
+    process: Process, redis_url: str, client: redis.Redis
+) -> None:
+    slot = current_slot()
+    claim(client, slot - timedelta(hours=1))
+    process.scheduler._lease.acquire("{}")  # noqa: SLF001 - without its thread, whose renewals are these
+    for late, sent in ((0.9, 0), (1.1, 1)):
+        said = slot + late * SECOND
+        process.scheduler.clock.read(int(said.timestamp()), said.microsecond, asked_at=time.monotonic())
+        process.scheduler._go_on_leading()  # noqa: SLF001 - see above
+        assert len(messages(redis_url)) == sent
+
+
+def test_the_key_of_one_task_keeps_no_other_task_waiting(redis_url: str, client: redis.Redis, log: list[Any]) -> None:
+    client.set(TASK, "somebody's")
+    with broker_on(redis_url) as broker:
+        CountedActor(broker, ten_minutes_ago())
+        CountedActor(broker, ten_minutes_ago(), name="other")
+        with campaigning(scheduler_of(broker, redis_url, **SLOW)):
+            wait_for(lambda: messages(redis_url), what="the other's message")
+
+    assert [message["actor_name"] for message in messages(redis_url)] == ["other"]
+    assert all("WRONGTYPE" in line["reason"] for line in events(log, "tick not enqueued"))
+    assert not events(log, "redis is down")
+
+
+def test_a_resignation_whose_answer_is_lost_is_tried_again(tmp_path: Path, log: list[Any]) -> None:
+    with redis_server_with(tmp_path) as server, relay_to(server.port) as relay:
+        url = f"redis://127.0.0.1:{relay.port}/0"
+        with broker_on(url) as broker:
+            process = Process(broker, url, HOURLY, **SLOW)
+            with campaigning(process.scheduler):
+                wait_for(lambda: process.ticks(Outcome.CAUGHT_UP), what="a leader")
+                relay.lose_answer_to(keys.WAKE.encode())  # none but the release names it now
+    assert [line["term"] for line in events(log, "resigned")] == [1]
 
 
 def test_a_slot_that_was_enqueued_before_is_not_made_up(process: Process, redis_url: str, client: redis.Redis) -> None:

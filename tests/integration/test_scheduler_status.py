@@ -357,7 +357,7 @@ def tick(seconds_ago: float, *, outcome: Outcome = Outcome.ENQUEUED) -> ClaimedS
 
 def run(seconds_ago: float, outcome: RunOutcome = RunOutcome.DONE) -> Run:
     at = NOON - seconds_ago * SECOND
-    return Run(at, at, None if outcome is RunOutcome.RUNNING else at, outcome)
+    return Run(at, at, None if outcome is RunOutcome.RUNNING else at, outcome, 60 * SECOND)
 
 
 @pytest.mark.parametrize(
@@ -372,9 +372,9 @@ def run(seconds_ago: float, outcome: RunOutcome = RunOutcome.DONE) -> Run:
         (1, tick(0.5), run(21), False),
         (1, tick(0.5), run(22), True),
         (1, tick(0.5), None, True),
-        # It runs, so what comes meanwhile waits; but no run takes that long.
-        (1, tick(0.5), run(40, RunOutcome.RUNNING), False),
-        (1, tick(0.5), run(400, RunOutcome.RUNNING), True),
+        # It runs, so what comes meanwhile waits; but not for longer than it may.
+        (1, tick(0.5), run(59, RunOutcome.RUNNING), False),
+        (1, tick(0.5), run(60, RunOutcome.RUNNING), True),
         # Nothing waits.
         (3_600, tick(3_000), run(2_999), False),
         (3_600, tick(3_000, outcome=Outcome.PAUSED), run(9_000), False),
@@ -426,7 +426,10 @@ def test_a_failed_run_and_a_request_that_waits_are_said() -> None:
         (
             (replace(SCHEDULER, state=SchedulerState.GONE, heard_at=NOON - 3_700 * SECOND),),
             7,
-            "the last one heard of was web-1 (pid 12) at 10:58:20 UTC (1 h 1 min ago); start one with: periodiq actors",
+            (
+                "the last one heard of that did not resign was web-1 (pid 12) at 10:58:20 UTC (1 h 1 min ago); "
+                "start one with: periodiq actors"
+            ),
         ),
         (
             (replace(SCHEDULER, state=SchedulerState.STANDING_BY, heard_at=NOON - 2 * SECOND),),

@@ -16,6 +16,7 @@ import redis
 from actors.broker import TickBroker
 from services.schedules import Every, Schedule
 from services.scheduling.keys import task_key
+from services.scheduling.runs import RunRecord
 from services.session_keys import canonical_session_key
 from services.settings import Settings
 from tests.schedulers import CountedActor, broker_on, messages, wait_until_drained, working
@@ -184,6 +185,19 @@ def test_the_last_run_is_noted(broker: TickBroker, client: redis.Redis, failures
     assert noted["run_slot"] == str(int(slot.timestamp()))
     now = datetime.now(UTC).timestamp() * 1000
     assert now - 60_000 < int(noted["run_started_at"]) <= int(noted["run_ended_at"]) <= now
+
+
+def test_a_run_that_ends_says_nothing_of_another_that_has_begun_since(redis_url: str, client: redis.Redis) -> None:
+    with redis.Redis.from_url(redis_url) as plain:
+        record = RunRecord(plain)
+        for message_id in ("first", "second"):
+            record.begin("task", message_id, slot=None, useless_from=None, limit=timedelta(seconds=60))
+        record.end("task", "first", failed=True)
+        assert client.hget(task_key("task"), "run_outcome") is None
+
+        record.end("task", "second", failed=False)
+        assert client.hget(task_key("task"), "run_outcome") == "done"
+    assert client.hget(task_key("task"), "run_limit") == "60000"
 
 
 def test_a_redis_that_takes_no_notes_stops_no_run(broker: TickBroker, redis_url: str, client: redis.Redis) -> None:

@@ -1,11 +1,9 @@
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
-import pendulum
-import periodiq
 import pytest
 from croniter import croniter
 from hypothesis import given
@@ -13,6 +11,7 @@ from hypothesis import strategies as st
 
 from services.errors import InvalidValueError
 from services.schedules import Cron, Every, Schedule
+from tests.schedules import croniters, slots, utc
 from tests.support import MOMENT, NOON
 
 SECOND, MINUTE, HOUR, DAY = timedelta(seconds=1), timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
@@ -48,20 +47,6 @@ ZONES = ["UTC", "Europe/Paris", "America/New_York", "Australia/Lord_Howe", "Asia
 
 instants = st.datetimes(datetime(2000, 1, 1), datetime(2060, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001 - bounds
 expressions = st.sampled_from(EXPRESSIONS)
-
-
-def slots(schedule: Schedule, start: datetime, end: datetime) -> list[datetime]:
-    """Return the slots after ``start`` and up to ``end``, walked one by one."""
-    walked = [start]
-    while (slot := schedule.slot_after(walked[-1])) <= end:
-        walked.append(slot)
-    return walked[1:]
-
-
-def croniters(expression: str, start: datetime, count: int) -> list[datetime]:
-    """Return what the other library says comes after ``start``."""
-    other = croniter(expression, start, ret_type=datetime)
-    return [other.get_next() for _ in range(count)]
 
 
 # Cron, in UTC
@@ -111,10 +96,6 @@ def test_every_day_of_a_week_is_found_and_no_slot_of_a_working_week_is_missed() 
 
 
 # Where clocks change
-
-
-def utc(*times: str) -> list[datetime]:
-    return [datetime.fromisoformat(time).replace(tzinfo=UTC) for time in times]
 
 
 #: Zone, a line, the UTC day around the change, and its slots in UTC.
@@ -326,185 +307,3 @@ def test_every_and_cron_have_the_same_slots_where_both_can_say_it(
 def test_an_interval_that_is_no_whole_number_of_seconds_is_refused(seconds: Any) -> None:
     with pytest.raises(InvalidValueError, match="whole number of at least 1"):
         Every(seconds=seconds)
-
-
-# Through Periodiq's own scheduler
-
-
-class SimulationEndedError(Exception):
-    pass
-
-
-class Clock:
-    """Time that passes only while Periodiq sleeps, and alarms that may come late."""
-
-    def __init__(self, start: datetime, end: datetime, late: Iterator[float]) -> None:
-        self.now, self.end = start, end
-        self._late = late
-        self._alarm_in = 0
-
-    def tell(self) -> pendulum.DateTime:
-        if self.now > self.end:
-            raise SimulationEndedError
-        return pendulum.instance(self.now).in_timezone("America/New_York")
-
-    def sleep(self, seconds: float) -> None:
-        self.now += timedelta(seconds=seconds)
-
-    def set_alarm(self, seconds: int) -> None:
-        self._alarm_in = seconds
-
-    def install_handler(self, _signal: int, handler: Callable[[], None]) -> None:
-        self.now += timedelta(seconds=self._alarm_in + next(self._late))
-        handler()
-
-
-class Recorder:
-    """An actor that keeps the wake-ups that it is sent for."""
-
-    def __init__(self, clock: Clock, schedule: Schedule) -> None:
-        self.options = {"periodic": schedule}
-        self._clock, self._schedule = clock, schedule
-        self.slots: list[datetime] = []
-        self.lags: list[timedelta] = []
-
-    def send_with_options(self, *, scheduled_at: str) -> None:
-        slot = self._schedule.slot_at(datetime.fromisoformat(scheduled_at))
-        assert slot is not None
-        self.slots.append(slot)
-        self.lags.append(self._clock.now - slot)
-
-
-def run_periodiq(
-    monkeypatch: pytest.MonkeyPatch,
-    *schedules: Schedule,
-    start: datetime,
-    end: datetime,
-    late: Iterator[float] | None = None,
-) -> list[Recorder]:
-    """Run Periodiq's own scheduler from ``start`` to ``end``; only its clock is another."""
-    clock = Clock(start, end, late or itertools.repeat(0.0))
-    recorders = [Recorder(clock, schedule) for schedule in schedules]
-    monkeypatch.setattr(periodiq.pendulum, "now", clock.tell)
-    monkeypatch.setattr(periodiq, "sleep", clock.sleep)
-    monkeypatch.setattr(periodiq, "alarm", clock.set_alarm)
-    monkeypatch.setattr(periodiq, "signal", clock.install_handler)
-    scheduler = periodiq.Scheduler(actors=recorders)
-    scheduler.alarm_q.put(True)  # the first question, as Periodiq's main asks it
-    with pytest.raises(SimulationEndedError):
-        scheduler.loop()
-    return recorders
-
-
-#: Saturday, three seconds past a minute.
-START = datetime(2026, 1, 31, 11, 59, 3, 250_000, tzinfo=UTC)
-LATENESS: list[Callable[[], Iterator[float]]] = [
-    lambda: itertools.repeat(0.0),
-    lambda: itertools.repeat(0.000_3),
-    lambda: itertools.repeat(0.7),
-    lambda: itertools.cycle([0.0, 0.2, 0.7, 0.499_9, 0.500_1]),
-    lambda: itertools.cycle([0.0, 0.7, 40.0]),
-]
-
-
-@pytest.mark.parametrize("late", LATENESS, ids=["on time", "as ever", "0.7 s late", "unsteady", "40 s late at times"])
-@pytest.mark.parametrize(
-    "expression",
-    [
-        "*/5 * * * *",
-        "*/5 3 * * *",
-        "*/15 9-17 * * 1-5",
-        "0 0 * * 0",
-        "30 6 * * sun",
-        "@weekly",
-        "0 12 * * 0-6",
-        "0 0 * * 7",
-    ],
-)
-def test_periodiq_sends_every_slot_exactly_once(
-    monkeypatch: pytest.MonkeyPatch, expression: str, late: Callable[[], Iterator[float]]
-) -> None:
-    # Half a day of every fifth minute, and two Sundays of what is rare.
-    end = START + (9 * DAY if expression != "*/5 * * * *" else 12 * HOUR)
-
-    (recorder,) = run_periodiq(monkeypatch, Cron(expression), start=START, end=end, late=late())
-
-    expected = croniters(expression, START, len(recorder.slots))
-    assert recorder.slots == expected
-    assert croniters(expression, recorder.slots[-1], 1)[0] > end - MINUTE
-    assert max(recorder.lags) < 41 * SECOND
-    assert min(recorder.lags) > -0.6 * SECOND
-
-
-def test_periodiq_sends_every_minute_of_two_hours_once_however_late_it_wakes_up(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    late = itertools.cycle([0.7, 0.0, 40.0, 59.0, 0.3])
-
-    (recorder,) = run_periodiq(monkeypatch, Cron("* * * * *"), start=START, end=START + 2 * HOUR, late=late)
-
-    assert recorder.slots == [NOON + number * MINUTE for number in range(2 * 60)]
-
-
-@pytest.mark.parametrize("late", LATENESS[:4], ids=["on time", "as ever", "0.7 s late", "unsteady"])
-def test_periodiq_sends_two_schedules_of_different_periods_side_by_side(
-    monkeypatch: pytest.MonkeyPatch, late: Callable[[], Iterator[float]]
-) -> None:
-    end = START + HOUR
-
-    ten, minute, cron = run_periodiq(
-        monkeypatch, Every(seconds=10), Every(seconds=60), Cron("*/7 * * * *"), start=START, end=end, late=late()
-    )
-
-    assert ten.slots == [NOON - 50 * SECOND + number * 10 * SECOND for number in range(360)]
-    assert minute.slots == [NOON + number * MINUTE for number in range(60)]
-    assert cron.slots == croniters("*/7 * * * *", START, len(cron.slots))
-    assert len(cron.slots) == 9
-
-
-def test_slots_missed_in_a_pause_are_made_up_for_by_the_latest_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    late = itertools.chain([0.0, 34.0], itertools.repeat(0.0))
-
-    ten, minute = run_periodiq(
-        monkeypatch, Every(seconds=10), Every(seconds=60), start=START, end=START + 2 * MINUTE, late=late
-    )
-
-    sent = [slot - NOON for slot in ten.slots]
-    # The alarm of 11:59:20 came at 11:59:54.
-    assert sent[:4] == [-50 * SECOND, -10 * SECOND, 0 * SECOND, 10 * SECOND]
-    assert len(set(sent)) == len(sent) == 9
-    assert minute.slots == [NOON, NOON + MINUTE]
-
-
-def test_a_start_sends_only_the_slot_that_it_falls_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    for start, first in (
-        (NOON, NOON),
-        (NOON - timedelta(seconds=0.4), NOON),
-        (NOON + timedelta(seconds=0.4), NOON),
-        (NOON + timedelta(seconds=0.6), NOON + MINUTE),
-        (NOON + 30 * SECOND, NOON + MINUTE),
-    ):
-        (recorder,) = run_periodiq(monkeypatch, Every(seconds=60), start=start, end=start + 3 * MINUTE)
-        assert recorder.slots[0] == first
-
-
-@pytest.mark.parametrize(
-    ("zone", "start"),
-    [
-        ("Europe/Paris", "2026-03-28T12:00"),
-        ("Europe/Paris", "2026-10-24T12:00"),
-        ("America/New_York", "2026-10-31T12:00"),
-    ],
-)
-def test_periodiq_sends_every_slot_exactly_once_where_clocks_change(
-    monkeypatch: pytest.MonkeyPatch, zone: str, start: str
-) -> None:
-    (begin,) = utc(start)
-    daily, often = Cron("30 2 * * *", tz=zone), Cron("*/20 * * * *", tz=zone)
-
-    recorders = run_periodiq(
-        monkeypatch, daily, often, start=begin + SECOND, end=begin + 2 * DAY + SECOND, late=itertools.repeat(0.7)
-    )
-
-    for recorder, schedule in zip(recorders, (daily, often), strict=True):
-        assert recorder.slots == slots(schedule, begin + SECOND, begin + 2 * DAY)
