@@ -16,7 +16,7 @@ from services.schedules import Schedule
 from services.scheduling.scheduler import Scheduler, Timing
 from services.settings import Settings
 
-#: How long Redis may take to answer a scheduler, in seconds: less than the shortest time between two slots or so.
+#: How long Redis may take to answer a scheduler, in seconds. No two slots are closer to each other.
 SCHEDULER_TIMEOUT = 1.0
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 #: As soon as Periodiq can wake up: it takes a moment to find out for how long to sleep.

@@ -46,7 +46,7 @@ class TickMiddleware(Middleware):
         """Make the counter, once the boot of dramatiq's Prometheus has said where metrics are kept."""
         del broker, worker
         if self._has_metrics:
-            from prometheus_client import CollectorRegistry, Counter  # noqa: PLC0415 - the same
+            from prometheus_client import CollectorRegistry, Counter  # noqa: PLC0415 - not before, see above
 
             self._dropped = Counter(
                 "background_ticks_dropped_total",

@@ -10,6 +10,7 @@ from typing import Any
 import redis
 from redis.commands.core import Script
 
+from services.errors import AdjournError
 from services.scheduling import keys
 from services.scheduling.lease import Hold, Lease
 from services.scheduling.scripts import load_script
@@ -32,13 +33,17 @@ class Outcome(StrEnum):
     PAUSED = "paused"
     #: This scheduler stands by, or its term was replaced.
     NOT_LEADER = "not_leader"
-    #: Redis did not answer, or it is unknown whether it took it; or the slot is still to come by Redis's clock.
+    #: Redis did not answer, or refused, and it may be unknown whether it took it.
     FAILED = "failed"
 
     @property
     def is_pushed(self) -> bool:
         """Whether there is a message for it."""
         return self in {Outcome.ENQUEUED, Outcome.CAUGHT_UP}
+
+
+class TooEarlyError(AdjournError):
+    """A slot is still to come: what this process knows of Redis's clock is off by more than a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +89,8 @@ class FencedQueue:
     def enqueue(self, tick: Tick, push: Push, *, hold: Hold) -> Enqueued:
         """Enqueue ``tick`` in the name of ``hold``. A call that got no answer is repeated, which changes nothing.
 
-        Raises redis.RedisError when the last try fails too; whether the tick was enqueued is then unknown.
+        Raises redis.RedisError when the last try fails too, and whether the tick was enqueued is then unknown; and
+        TooEarlyError.
         """
         arguments = [
             *(self._lease.holder, hold.term, int(tick.slot.timestamp()), int(tick.next_slot.timestamp())),
@@ -92,11 +98,9 @@ class FencedQueue:
             *(self._lease.timeout_ms // 1000, *push.arguments),
         ]
         answer, at = _repeat(self._enqueue, [keys.LEASE, keys.task_key(tick.actor), push.key], arguments)
-        outcome = answer.decode()
-        return Enqueued(
-            Outcome.FAILED if outcome == "early" else Outcome(outcome),
-            datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=int(at)),
-        )
+        if answer == b"early":
+            raise TooEarlyError("by Redis's clock the slot is still to come")
+        return Enqueued(Outcome(answer.decode()), datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=int(at)))
 
     def trigger(self, actor: str, request_id: str, push: Push, *, hold: Hold) -> bool:
         """Push the message that was asked for in a request and strike it; return whether that is done.
