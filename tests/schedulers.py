@@ -57,8 +57,11 @@ def broker_on(url: str, *middleware: Middleware) -> Iterator[TickBroker]:
         yield broker
     finally:
         broker.close()
-        client.close()
-        client.connection_pool.disconnect()
+        scheduler: Any = broker.scheduler
+        # In production their process ends here.
+        others = [scheduler._client, scheduler._election._listener] if scheduler else []  # noqa: SLF001 - see above
+        for one in (client, *others):
+            one.connection_pool.disconnect()
 
 
 def scheduler_of(broker: TickBroker, url: str, **variables: str) -> Scheduler:

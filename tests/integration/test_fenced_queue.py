@@ -1,7 +1,8 @@
 """The fenced enqueue on a real Redis: what must hold however a leader is paused, replaced or cut off."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -46,11 +47,25 @@ def client(redis_url: str) -> Iterator[redis.Redis]:
         yield client
 
 
+Leaders = Callable[[str], Leader]
+
+
 @pytest.fixture
-def leader(redis_url: str) -> Iterator[Leader]:
-    leader = Leader(redis_url)
-    yield leader
-    leader.client.close()
+def leaders() -> Iterator[Leaders]:
+    """Make schedulers that lead the Redis of a URL, one after the other."""
+    with ExitStack() as clients:
+
+        def lead(url: str) -> Leader:
+            leader = Leader(url)
+            clients.enter_context(closing(leader.client))
+            return leader
+
+        yield lead
+
+
+@pytest.fixture
+def leader(leaders: Leaders, redis_url: str) -> Leader:
+    return leaders(redis_url)
 
 
 def push(number: int = 1) -> Push:
@@ -106,20 +121,22 @@ def test_each_task_has_slots_of_its_own(leader: Leader, client: redis.Redis) -> 
 
 
 def test_what_was_enqueued_is_not_enqueued_again_by_another_leader(
-    leader: Leader, redis_url: str, client: redis.Redis
+    leaders: Leaders, leader: Leader, redis_url: str, client: redis.Redis
 ) -> None:
     due = tick()
     leader.enqueue(due)
     leader.lease.release()
 
-    assert Leader(redis_url).enqueue(due, 2) is Outcome.DUPLICATE
+    assert leaders(redis_url).enqueue(due, 2) is Outcome.DUPLICATE
     assert pushed(client) == ["id-1"]
 
 
-def test_a_pause_between_check_and_push_enqueues_nothing(leader: Leader, redis_url: str, client: redis.Redis) -> None:
+def test_a_pause_between_check_and_push_enqueues_nothing(
+    leaders: Leaders, leader: Leader, redis_url: str, client: redis.Redis
+) -> None:
     assert leader.lease.hold  # it checks, and is paused
     client.delete(keys.LEASE)  # its lease runs out
-    successor = Leader(redis_url)
+    successor = leaders(redis_url)
 
     assert leader.enqueue(tick()) is Outcome.NOT_LEADER
     assert pushed(client) == []
@@ -144,12 +161,12 @@ def test_an_old_term_enqueues_nothing_even_of_the_same_holder(leader: Leader, cl
 
 
 def test_a_call_that_is_repeated_changes_nothing_and_is_answered_as_before(
-    leader: Leader, redis_url: str, client: redis.Redis
+    leaders: Leaders, leader: Leader, redis_url: str, client: redis.Redis
 ) -> None:
     due = tick(3, caught_up=True)
     first = leader.queue.enqueue(due, push(), hold=leader.hold)
     client.delete(keys.LEASE)
-    Leader(redis_url)  # another leads by now, and Redis's clock went on
+    leaders(redis_url)  # another leads by now, and Redis's clock went on
 
     assert leader.queue.enqueue(due, push(), hold=leader.hold) == first
     assert first.outcome is Outcome.CAUGHT_UP
@@ -166,9 +183,9 @@ def test_a_late_twin_of_a_call_changes_nothing_when_the_schedule_has_gone_on(
     assert pushed(client) == ["id-1", "id-2"]
 
 
-def test_a_lost_answer_is_asked_for_again_and_the_tick_is_enqueued_once(tmp_path: Path) -> None:
+def test_a_lost_answer_is_asked_for_again_and_the_tick_is_enqueued_once(leaders: Leaders, tmp_path: Path) -> None:
     with redis_server_with(tmp_path) as server, relay_to(server.port) as relay:
-        leader = Leader(f"redis://127.0.0.1:{relay.port}/0")
+        leader = leaders(f"redis://127.0.0.1:{relay.port}/0")
         leader.enqueue(tick(5))  # the script is known from here on
         relay.lose_answer_to(b"id-2")
 
@@ -177,18 +194,18 @@ def test_a_lost_answer_is_asked_for_again_and_the_tick_is_enqueued_once(tmp_path
             assert pushed(client) == ["id-1", "id-2"]
 
 
-def test_a_redis_that_is_gone_is_said_to_be_after_a_few_tries(tmp_path: Path) -> None:
+def test_a_redis_that_is_gone_is_said_to_be_after_a_few_tries(leaders: Leaders, tmp_path: Path) -> None:
     with redis_server_with(tmp_path) as server:
-        leader = Leader(server.url)
+        leader = leaders(server.url)
         server.kill()
 
         with pytest.raises(redis.ConnectionError):
             leader.enqueue(tick())
 
 
-def test_a_redis_that_is_full_neither_claims_nor_pushes(tmp_path: Path) -> None:
+def test_a_redis_that_is_full_neither_claims_nor_pushes(leaders: Leaders, tmp_path: Path) -> None:
     with redis_server_with(tmp_path) as server:
-        leader = Leader(server.url)
+        leader = leaders(server.url)
         with redis.Redis.from_url(server.url, decode_responses=True, protocol=2) as client:
             client.config_set("maxmemory", 1)
             with pytest.raises(redis.ResponseError, match="OOM"):
