@@ -13,17 +13,10 @@ import redis
 
 from services.embedded.child import tethered
 from services.embedded.redis_server import find_redis_server
-from tests.support import wait_for
+from tests.support import free_port, wait_for
 
 #: The type of the first record of a TLS connection.
 _HANDSHAKE = b"\x16"
-
-
-def free_port() -> int:
-    """Return a port of the loopback that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as held:
-        port: int = held.getsockname()[1]
-    return port
 
 
 class RedisServer:

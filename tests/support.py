@@ -1,5 +1,6 @@
 """What tests share: instants, conversations, and waiting for a condition."""
 
+import socket
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -77,6 +78,13 @@ def all_events(engine: Engine) -> list[ConversationEvent]:
     """Return every event, first to last."""
     with open_session(engine) as session:
         return list(session.scalars(select(ConversationEvent).order_by(ConversationEvent.event_id)))  # type: ignore[arg-type]
+
+
+def free_port() -> int:
+    """Return a port of the loopback that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        port: int = held.getsockname()[1]
+    return port
 
 
 def wait_for(condition: Callable[[], T | None], *, seconds: float = 30, what: str = "the condition") -> T:

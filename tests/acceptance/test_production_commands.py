@@ -12,9 +12,9 @@ import pytest
 import redis
 from sqlalchemy import Engine, text
 
-from tests.acceptance.commands import Command, free_port, run, running
+from tests.acceptance.commands import Command, run, running
 from tests.servers import redis_server_with
-from tests.support import all_conversations, all_events, wait_for
+from tests.support import all_conversations, all_events, free_port, wait_for
 
 INSERT = text(
     "INSERT INTO conversations (conv_id, owner_id, user_id, channel, from_number, to_number, session_key, status,"

@@ -80,7 +80,7 @@ def _stop_redis(cluster: Cluster) -> tuple[str, float]:
     kill = cluster.rng.random() < 0.5
     down = cluster.rng.choice([0.0, 1.2, LEASE + 0.5])
     at = time.time()
-    cluster.server.stop(kill=kill)
+    (cluster.server.kill if kill else cluster.server.stop)()
     time.sleep(down)
     return f"{'SIGKILL' if kill else 'shutdown'}, down for {down:g} s", at
 

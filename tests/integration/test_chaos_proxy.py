@@ -137,7 +137,7 @@ def test_messages_to_a_channel_pass(client: redis.Redis, direct: redis.Redis) ->
 
 def test_a_killed_redis_comes_back_with_all_its_data(server: Server, client: redis.Redis) -> None:
     numbers = [count(client) for _ in range(20)]
-    server.stop(kill=True)
+    server.kill()
     with pytest.raises(redis.ConnectionError):
         count(client)
 

@@ -12,8 +12,8 @@ import trustme
 
 from services.errors import RedisUnavailableError
 from services.redis_client import check_redis, connect, unsafe_for_claims, what_is_unsafe
-from tests.servers import RedisServer, Relay, free_port, redis_server_with, relay_to, sentinel_of
-from tests.support import wait_for
+from tests.servers import RedisServer, Relay, redis_server_with, relay_to, sentinel_of
+from tests.support import free_port, wait_for
 
 TIMEOUT = 1.0
 WRITE = "return redis.call('INCR', KEYS[1])"
