@@ -82,6 +82,7 @@ class Scheduler:
         self._started_at = datetime.now(UTC)
         self._loop_was_alive = True
         self._warned_of: list[str] = []
+        self._paused: set[str] = set()
 
     def start(self) -> None:
         """Begin to campaign."""
@@ -158,7 +159,16 @@ class Scheduler:
         (log.info if outcome is Outcome.CAUGHT_UP else log.debug)(
             outcome.replace("_", " "), actor=tick.actor, slot=tick.slot.isoformat(), lateness=lateness
         )
+        self._note_pause(tick.actor, outcome)
         return outcome
+
+    def _note_pause(self, actor: str, outcome: Outcome) -> None:
+        if outcome is Outcome.PAUSED and actor not in self._paused:
+            self._paused.add(actor)
+            log.info("its slots pass without a message: it is paused", actor=actor)
+        elif outcome.is_pushed and actor in self._paused:
+            self._paused.discard(actor)
+            log.info("its slots are enqueued again", actor=actor)
 
     def _warn(self) -> None:
         reasons = unsafe_for_claims(self._client)

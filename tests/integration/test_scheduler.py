@@ -321,6 +321,23 @@ def test_a_resignation_whose_answer_is_lost_is_tried_again(tmp_path: Path, log: 
     assert [line["term"] for line in events(log, "resigned")] == [1]
 
 
+def test_a_pause_and_its_end_are_each_logged_once(redis_url: str, client: redis.Redis, log: list[Any]) -> None:
+    with broker_on(redis_url) as broker:
+        process = Process(broker, redis_url, Every(seconds=1))
+        process.scheduler._lease.acquire("{}")  # noqa: SLF001 - see below
+        client.hset(TASK, "paused_at", 1)
+
+        def tick_until(count: int, outcome: Outcome) -> None:
+            wait_for(lambda: process.tick() or process.ticks(outcome) >= count, what=f"{count} slots {outcome}")  # type: ignore[func-returns-value]
+
+        tick_until(2, Outcome.PAUSED)
+        client.hdel(TASK, "paused_at")
+        tick_until(2, Outcome.ENQUEUED)
+
+    said = [line["event"] for line in log if line.get("log_level") == "info" and "slots" in line["event"]]
+    assert said == ["its slots pass without a message: it is paused", "its slots are enqueued again"]
+
+
 def test_a_slot_that_was_enqueued_before_is_not_made_up(process: Process, redis_url: str, client: redis.Redis) -> None:
     claim(client, current_slot())
     with campaigning(process.scheduler):
