@@ -74,15 +74,14 @@ class TickBroker(RedisBroker):
 
         def push() -> Push:
             self.emit_before("enqueue", message, None)
-            message_id = message.options["redis_message_id"]
             no_maintenance = (0, 1)
             return Push(
-                message_id=message_id,
+                message_id=message.message_id,
                 key=self.namespace,
                 arguments=(
                     *("enqueue", current_millis(), message.queue_name, self.broker_id),
                     *(self.heartbeat_timeout, self.dead_message_ttl, *no_maintenance),
-                    *(message_id, message.encode()),
+                    *(message.options["redis_message_id"], message.encode()),
                 ),
             )
 

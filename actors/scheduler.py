@@ -31,7 +31,8 @@ def start_scheduler() -> Scheduler:
         os.environ.pop(variable, None)
     scheduler = create_scheduler(broker, settings)
     for number in _ENDING:
-        signal.signal(number, lambda *_: sys.exit(0))
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+            signal.signal(number, lambda *_: sys.exit(0))
     atexit.register(_resign, scheduler)
     scheduler.start()
     if settings.enable_metrics:

@@ -143,6 +143,7 @@ def status(
     schedulers  id, state (leading, standing_by, gone), host, pid, started_at (by its own
                 clock), heard_at, loop (running, stuck)
     tasks       task, actor, schedule, next_slot, overdue, dropped (ticks that workers dropped),
+                awaited_since (the first message that waits for a worker),
                 last_slot: slot, outcome (enqueued, caught_up, paused), enqueued_at,
                 late_seconds, term, message_id
                 last_run: slot, started_at, ended_at, seconds, outcome (running, done, failed)

@@ -116,19 +116,11 @@ def is_overdue(task: TaskStatus, status: Status) -> bool:
 
 
 def waits_for_a_worker(task: TaskStatus, status: Status) -> timedelta | None:
-    """Return for how long a message of ``task`` has waited, at least, if that is longer than it should."""
-    slot, run = task.last_slot, task.last_run
-    if slot is None or slot.enqueued_at is None or slot.outcome is None or not slot.outcome.is_pushed:
+    """Return for how long messages of ``task`` have waited, if that is longer than it should be."""
+    if task.awaited_since is None:
         return None
-    since = [slot.enqueued_at]
-    if run is not None:
-        if run.started_at >= slot.enqueued_at:
-            return None
-        if run.outcome is RunOutcome.RUNNING and status.now - run.started_at < (run.limit or timedelta(0)):
-            return None  # what comes meanwhile waits for it
-    if task.next_slot is not None and status.leader is not None and status.leader.since is not None:
-        # Where ticks come often, the last one is always young; but an interval after the last run there was another.
-        begun = max(status.leader.since, run.started_at) if run else status.leader.since
-        since.append(begun + (task.next_slot - slot.slot))
-    waited = status.now - min(since)
+    run = task.last_run
+    if run and run.outcome is RunOutcome.RUNNING and status.now - run.started_at < (run.limit or timedelta(0)):
+        return None  # what comes meanwhile waits for it
+    waited = status.now - task.awaited_since
     return waited if waited > status.patience else None

@@ -135,6 +135,8 @@ class TaskStatus:
     last_slot: ClaimedSlot | None
     next_slot: datetime | None
     last_run: Run | None
+    #: When the first message was enqueued that no run has begun for; a run that begins does the work of all.
+    awaited_since: datetime | None
     #: Ticks that workers dropped because a later run had done their work.
     dropped: int | None
     pause: Asked | None
@@ -262,6 +264,7 @@ def _task(task: Task, values: Hash) -> TaskStatus:
         last_slot=_claimed_slot(values),
         next_slot=instant_of(values.get(b"next_slot"), unit=_SECOND),
         last_run=_run(values),
+        awaited_since=instant_of(values.get(b"awaited_since")),
         dropped=integer_of(values.get(b"dropped", b"0")),
         pause=_pause(values),
         waiting_trigger=_trigger(values, "trigger"),

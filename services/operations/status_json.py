@@ -73,6 +73,7 @@ def _task_object(task: TaskStatus, status: Status) -> dict[str, object]:
             "seconds": _seconds(run.duration),
             "outcome": run.outcome,
         },
+        "awaited_since": _iso(task.awaited_since),
         "dropped": task.dropped,
         "paused": task.pause and {"at": _iso(task.pause.at), "by": task.pause.by},
         "waiting_trigger": _trigger_object(task.waiting_trigger),

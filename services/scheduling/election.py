@@ -59,6 +59,7 @@ class Election:
         self._leader: str | None = None
         #: Whether Redis answered last; None before the first try.
         self._reached: bool | None = None
+        self._failing = False
         self._thread = threading.Thread(target=self._run, name="election", daemon=True)
 
     @property
@@ -113,8 +114,11 @@ class Election:
             return RETRY_INTERVAL
         except Exception:
             # Of this thread nothing may be the end, least of all a mistake of ours: the lease is at stake.
-            log.exception("the election failed, and goes on")
+            if not self._failing:
+                self._failing = True
+                log.exception("the election failed, and goes on")
             return RETRY_INTERVAL
+        self._failing = False
         if self._reached is False:
             log.info("redis is back")
         self._reached = True

@@ -83,7 +83,7 @@ class Lease:
         self._highest_term = max(self._highest_term, int(term))
         if not won:
             self._hold = None
-            return Rival(holder.decode(), int(remaining) / 1000)
+            return Rival(holder.decode(errors="replace"), int(remaining) / 1000)
         self._hold = Hold(int(term), asked_at + self._timeout)
         return None
 

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 
 #: How much later than it meant to the loop may wake up, in seconds: sends are tried again while Redis is away.
-GRACE = 20.0
+GRACE = 30.0
 
 
 class LoopWatch:

@@ -83,11 +83,14 @@ class Scheduler:
         self._loop_was_alive = True
         self._warned_of: list[str] = []
         self._paused: set[str] = set()
+        #: Why the last tick of an actor failed, and which slot of it was said to be missed.
+        self._failing: dict[str, str] = {}
+        self._missed: dict[str, datetime] = {}
 
     def start(self) -> None:
         """Begin to campaign."""
         self.metrics.watch(
-            actors=self._schedules, is_leader=lambda: self._lease.hold is not None, is_loop_alive=self.loop.is_alive
+            actors=self._schedules, is_leader=lambda: self._lease.hold is not None, is_loop_alive=self._is_loop_alive
         )
         self._election.start()
 
@@ -105,7 +108,6 @@ class Scheduler:
         if slot is None:
             return None
         if now - slot > self._timing.catchup_window:
-            log.info("missed: its slot is older than the catch-up window", actor=actor, slot=slot.isoformat())
             return None
         return Tick(actor, slot, schedule.slot_after(slot), caught_up=missed is not None or now - slot > LATE)
 
@@ -120,10 +122,11 @@ class Scheduler:
         try:
             enqueued = self._queue.enqueue(tick, push(), hold=hold)
         except Exception as error:  # noqa: BLE001 - Redis or a middleware's veto: Periodiq's loop would end with it
-            # Of an outage that is known, one line a tick would be too much.
-            level = logging.ERROR if self._election.redis_answers else logging.DEBUG
             unknown = isinstance(error, redis.ConnectionError | redis.TimeoutError)
             what = "tick not confirmed" if unknown else "tick not enqueued"
+            # A line a tick would be too much of what goes on for hours.
+            level = logging.DEBUG if self._failing.get(tick.actor) == str(error) else logging.ERROR
+            self._failing[tick.actor] = str(error)
             log.log(level, what, actor=tick.actor, slot=tick.slot.isoformat(), reason=str(error))
             if unknown:
                 self._election.wake()  # it finds out whether Redis is down
@@ -160,6 +163,8 @@ class Scheduler:
             outcome.replace("_", " "), actor=tick.actor, slot=tick.slot.isoformat(), lateness=lateness
         )
         self._note_pause(tick.actor, outcome)
+        if outcome.is_pushed:
+            self._failing.pop(tick.actor, None)
         return outcome
 
     def _note_pause(self, actor: str, outcome: Outcome) -> None:
@@ -199,25 +204,30 @@ class Scheduler:
                 (None, None) if isinstance(answer, Exception) else answer
                 for answer in pipe.execute(raise_on_error=False)
             ]
-        claimed = {actor: self._claimed(mark) for actor, (mark, _) in zip(self._actors, answers, strict=True)}
-        self._tell_schedules(claimed)
+        oldest = self.clock.now() - self._timing.catchup_window
+        marks = {actor: self._mark(slot) for actor, (slot, _) in zip(self._actors, answers, strict=True)}
+        self._tell_schedules({actor: max(mark or oldest, oldest) for actor, mark in marks.items()})
         for actor, (_, request_id) in zip(self._actors, answers, strict=True):
-            schedule = self._schedules.get(actor)
+            schedule, mark = self._schedules.get(actor), marks[actor]
             slot = schedule and schedule.slot_at(before)
-            if slot and slot > claimed[actor]:
-                self._send(actor, {"scheduled_at": slot.isoformat(), "caught_up": True})
+            if slot and slot > (mark or oldest):
+                self._make_up_for(actor, slot, oldest=oldest)
             if request_id is not None:
                 self._send(actor, {"trigger_id": request_id.decode(errors="replace")})
 
-    def _claimed(self, mark: bytes | None) -> datetime:
-        """Return the last slot that is claimed, or is too old to be made up for; the fence alone can tell for sure."""
-        now = self.clock.now()
-        oldest = now - self._timing.catchup_window
-        with suppress(TypeError, ValueError, OverflowError):  # there is none, or somebody else wrote it
-            slot = datetime.fromtimestamp(int(mark or b""), UTC)
-            if slot <= now + self._timing.lease_timeout:
-                return max(slot, oldest)
-        return oldest
+    def _make_up_for(self, actor: str, slot: datetime, *, oldest: datetime) -> None:
+        if slot > oldest:
+            self._send(actor, {"scheduled_at": slot.isoformat(), "caught_up": True})
+        elif self._missed.get(actor) != slot:
+            self._missed[actor] = slot
+            log.warning("missed: older than the catch-up window", actor=actor, slot=slot.isoformat())
+
+    def _mark(self, slot: bytes | None) -> datetime | None:
+        """Return the last slot that is claimed, as far as it counts; the fence alone can tell for sure."""
+        with suppress(TypeError, ValueError, OverflowError, OSError):  # there is none, or somebody else wrote it
+            mark = datetime.fromtimestamp(int(slot or b""), UTC)
+            return mark if mark <= self.clock.now() + self._timing.lease_timeout else None
+        return None
 
     def _tell_schedules(self, claimed: Mapping[str, datetime]) -> None:
         """Write down for ``adjourn status`` what the schedules are, and which slot comes next."""
@@ -231,9 +241,13 @@ class Scheduler:
                     pipe.hset(keys.task_key(actor), mapping={"schedule": str(schedule), "next_slot": next_slot})
             pipe.execute(raise_on_error=False)  # a Redis that is full refuses it
 
+    def _is_loop_alive(self) -> bool:
+        # While Redis is away, the loop is held up by its sends.
+        return self.loop.is_alive() or not self._election.redis_answers
+
     def _about(self) -> str:
         """Return what others are told of this scheduler, JSON."""
-        alive = self.loop.is_alive()
+        alive = self._is_loop_alive()
         if alive != self._loop_was_alive:
             self._loop_was_alive = alive
             if alive:

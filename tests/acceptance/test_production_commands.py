@@ -3,7 +3,7 @@
 import json
 import signal
 import urllib.request
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import pytest
 import redis
 from sqlalchemy import Engine, text
 
-from tests.acceptance.commands import Command, run, running
+from tests.acceptance.commands import BIN, Command, run, running
 from tests.servers import redis_server_with
 from tests.support import all_conversations, all_events, free_port, wait_for
 
@@ -112,6 +112,8 @@ def test_one_failing_task_does_not_stop_the_other(postgresql_url: str, redis_url
     engine.dispose()
 
 
+#: Runs a command as nohup does.
+IGNORING = "import os, signal, sys; signal.signal(signal.SIGHUP, signal.SIG_IGN); os.execv(sys.argv[1], sys.argv[1:])"
 SCHEDULER = {"BACKGROUND_TASK_INTERVAL": "1", "BACKGROUND_TASK_SCHEDULER_METRICS_PORT": "0"}
 
 
@@ -130,25 +132,24 @@ def lines(scheduler: Command, message: str) -> list[dict[str, Any]]:
 
 def test_one_of_several_schedulers_leads_and_another_does_when_it_is_stopped(redis_url: str, tmp_path: Path) -> None:
     variables = {**SCHEDULER, "REDIS_URL": redis_url, "LOG_FORMAT": "json"}
-    with (
-        running("periodiq", "actors", directory=tmp_path, variables=variables) as one,
-        running("periodiq", "actors", directory=tmp_path, variables=variables) as two,
-        redis.Redis.from_url(redis_url) as client,
-    ):
+    with ExitStack() as processes, redis.Redis.from_url(redis_url) as client:
+        left = [
+            processes.enter_context(running("periodiq", "actors", directory=tmp_path, variables=variables))
+            for _ in range(3)
+        ]
         wait_for(lambda: len(slots(client)) >= 4, what="two slots of both")
-        wait_for(lambda: lines(one, "standing by") or lines(two, "standing by"), what="one that stands by")
-        leader, standby = (one, two) if lines(one, "leading") else (two, one)
+        wait_for(lambda: sum(len(lines(one, "standing by")) for one in left) == 2, what="two that stand by")
 
-        for signal_number, (stopped, successor) in {
-            signal.SIGTERM: (leader, standby),
-            signal.SIGINT: (standby, None),
-        }.items():
-            stopped.send(signal_number)
-            if successor is not None:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            (leader,) = (one for one in left if lines(one, "leading"))
+            leader.send(number)
+            left.remove(leader)
+            if left:
                 # The lease would last for 15 s.
-                wait_for(lambda one=successor: lines(one, "leading"), seconds=1.5, what="the other's leadership")  # type: ignore[misc]
-            assert stopped.wait() == 0
-            assert len(lines(stopped, "resigned")) == 1
+                wait_for(lambda: [one for one in left if lines(one, "leading")], seconds=1.5, what="another's lead")
+            assert leader.wait() == 0
+            assert len(lines(leader, "resigned")) == 1
+            assert "Traceback" not in leader.output
         assert not client.exists("adjourn:scheduler:lease")
 
         sent = slots(client)
@@ -156,7 +157,19 @@ def test_one_of_several_schedulers_leads_and_another_does_when_it_is_stopped(red
         instants = sorted({slot for _, slot in sent})
         first, last = (datetime.fromisoformat(instants[place]) for place in (0, -1))
         assert len(instants) == (last - first).total_seconds() + 1  # none is missing
-        assert "Traceback" not in leader.output + standby.output
+
+
+def test_a_scheduler_that_was_told_to_ignore_a_signal_does(redis_url: str, tmp_path: Path) -> None:
+    variables = {**SCHEDULER, "REDIS_URL": redis_url}
+    with running(
+        "python", "-c", IGNORING, str(BIN / "periodiq"), "actors", directory=tmp_path, variables=variables
+    ) as scheduler:
+        scheduler.wait_for_output("leading")
+        scheduler.send(signal.SIGHUP)
+        with redis.Redis.from_url(redis_url) as client:
+            before = len(slots(client))
+            wait_for(lambda: len(slots(client)) > before + 1, what="further ticks")
+        assert scheduler.process.poll() is None
 
 
 def test_a_scheduler_tells_prometheus_whether_it_leads_and_how_late_its_ticks_are(

@@ -83,6 +83,11 @@ class Cluster:
         return heard >= {command.process.pid for command in self._schedulers}
 
 
+def problems(report: dict[str, Any]) -> list[str]:
+    """Return what is wrong, besides that most tests here have no worker."""
+    return [problem["kind"] for problem in report["problems"] if problem["kind"] != "not_run"]
+
+
 @pytest.fixture(scope="module")
 def shared_cluster(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> Iterator[Cluster]:
     directory = tmp_path_factory.mktemp("status")
@@ -113,7 +118,7 @@ def cluster(shared_cluster: Cluster) -> Cluster:
 def test_a_leader_a_standby_and_slots_that_move_on_are_shown(cluster: Cluster) -> None:
     report = cluster.report()
 
-    assert report["problems"] == []
+    assert problems(report) == []
     assert [one["state"] for one in report["schedulers"]] == ["leading", "standing_by"]
     assert report["leader"]["id"] == report["schedulers"][0]["id"]
     for task in report["tasks"]:
@@ -132,7 +137,7 @@ def test_a_paused_task_sends_nothing_until_it_goes_on_save_what_is_asked_for(clu
     assert len(cluster.messages(IDLE)) == sent
     assert len(cluster.messages(EXPIRED)) > others
     report = cluster.report()
-    assert [problem["kind"] for problem in report["problems"]] == ["paused"]
+    assert problems(report) == ["paused"]
     assert report["tasks"][0]["paused"]["by"].startswith("ann@")
     assert report["tasks"][0]["last_slot"]["outcome"] == "paused"
 
@@ -140,7 +145,7 @@ def test_a_paused_task_sends_nothing_until_it_goes_on_save_what_is_asked_for(clu
     assert asked == "a run of idle_conversations is asked for"
     assert paused == "idle_conversations is paused: that stops its schedule, not this run"
     (message,) = (message for message in cluster.messages(IDLE) if "scheduled_at" not in message["options"])
-    assert done.endswith(f": message {message['options']['redis_message_id']}")
+    assert done.endswith(f": message {message['message_id']}")
     assert len(cluster.messages(IDLE)) == sent + 1
     trigger = cluster.task(IDLE).last_trigger
     request = message["options"]["trigger_id"]
@@ -157,7 +162,7 @@ def test_a_killed_leader_is_replaced(cluster: Cluster) -> None:
     wait_for(lambda: (leader := cluster.status().leader) and leader.id != killed.id, what="another leader")
 
     report = cluster.report()
-    assert report["problems"] == []
+    assert problems(report) == []
     assert report["schedulers"][0]["id"] == report["leader"]["id"] != killed.id
     assert report["leader"]["term"] == report["last_term"] == (killed.term or 0) + 1
 

@@ -26,7 +26,6 @@ class Bound:
     """The rule of a kind. See ``Outage`` for the flags."""
 
     deadline: Callable[[float, float], float]
-    why: str
     new_leader: bool = False
     same_leader: bool = False
     delayed: bool = False
@@ -45,58 +44,58 @@ class Bound:
 BOUNDS = {
     Kind.LEADER_KILLED: Bound(
         lambda injected, _: injected + LEASE + PROMISED,
-        "the lease of the dead has to lapse",
+        # The lease of the dead has to lapse.
         new_leader=True,
     ),
     Kind.LEADER_PAUSED: Bound(
         lambda injected, _: injected + LEASE + PROMISED,
-        "as after a death; that it wakes up again must cost nothing",
+        # As after a death; that it wakes up again must cost nothing.
         new_leader=True,
     ),
     Kind.LEADER_TERMINATED: Bound(
         lambda injected, _: injected + PROMISED,
-        "it gives the lease back and wakes the others",
+        # It gives the lease back and wakes the others.
         new_leader=True,
     ),
     Kind.REDIS_RESTARTED: Bound(
         lambda _, lifted: lifted + RENEW + PROMISED,
-        "nothing can be enqueued without Redis; once it answers, everyone tries again at least every renew interval",
+        # Nothing can be enqueued without Redis; once it answers, everyone tries again at least every renew interval.
         same_leader=True,
     ),
     Kind.REDIS_EMPTIED: Bound(
         lambda _, lifted: lifted + RENEW + PROMISED,
-        "as with its data; besides, the slot before may be enqueued again, for Redis forgot that it was",
+        # As with its data; besides, the slot before may be enqueued again, for Redis forgot that it was.
         same_leader=True,
     ),
     Kind.REPLY_DROPPED: Bound(
         lambda injected, _: injected,
-        "the command was carried out, and the closed connection says at once that it has to be repeated",
+        # The command was carried out, and the closed connection says at once that it has to be repeated.
     ),
     Kind.REPLY_SWALLOWED: Bound(
         lambda _, lifted: lifted + ANSWER + RENEW,
-        "each silence costs the wait for an answer, and a leader unsure of its lease has to campaign again",
+        # Each silence costs the wait for an answer, and a leader unsure of its lease has to campaign again.
         same_leader=True,
         delayed=True,
     ),
     Kind.REQUEST_SWALLOWED: Bound(
         lambda _, lifted: lifted + ANSWER + RENEW,
-        "as above; a lease that was not renewed may besides go to another",
+        # As above; a lease that was not renewed may besides go to another.
         same_leader=True,
         delayed=True,
     ),
     Kind.RENEWALS_LOST: Bound(
         lambda injected, _: injected + LEASE + PROMISED,
-        "as after a death, though the old leader is alive and its other requests get through",
+        # As after a death, though the old leader is alive and its other requests get through.
         new_leader=True,
     ),
     Kind.ALL_KILLED: Bound(
         lambda injected, lifted: max(injected + LEASE, lifted) + PROMISED,
-        "the first of the new ones has to be up, and the lease of the dead has to lapse",
+        # The first of the new ones has to be up, and the lease of the dead has to lapse.
         new_leader=True,
     ),
     Kind.CLOCKS_APART: Bound(
         lambda injected, _: injected + PROMISED,
-        "what is done to the leaders is SIGTERM; what their clocks say must not matter",
+        # What is done to the leaders is SIGTERM; what their clocks say must not matter.
         new_leader=True,
     ),
 }
@@ -104,17 +103,17 @@ BOUNDS = {
 #: Connections are cut in several ways.
 CUT_ONCE = Bound(
     lambda injected, _: injected,
-    "a closed connection is opened again, and what was under way is repeated",
+    # A closed connection is opened again, and what was under way is repeated.
 )
 CUT_FROM_LEADER = Bound(
     lambda injected, lifted: min(lifted + ANSWER + RENEW, injected + LEASE) + PROMISED,
-    "either the leader is back before its lease lapses, or another leads",
+    # Either the leader is back before its lease lapses, or another leads.
     same_leader=True,
     delayed=True,
 )
 CUT_FROM_ALL = Bound(
     lambda _, lifted: lifted + ANSWER + RENEW,
-    "an attempt that hangs is given up after the wait for an answer, and then made again",
+    # An attempt that hangs is given up after the wait for an answer, and then made again.
     same_leader=True,
     delayed=True,
 )

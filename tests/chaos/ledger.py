@@ -27,7 +27,6 @@ _SHORTEST_ABSENCE = 3 * PAUSE
 QUEUE = "dramatiq:sweeps"
 MESSAGES = "dramatiq:sweeps.msgs"
 LEASE_KEY = "adjourn:scheduler:lease"
-TERM_KEY = "adjourn:scheduler:term"
 MEMBERS_KEY = "adjourn:scheduler:members"
 SEEN_KEY = "adjourn:scheduler:seen"
 TASK_KEY = "adjourn:task:{}"
@@ -38,9 +37,6 @@ class Look:
     """Redis at one instant, by its own clock."""
 
     at: float
-    #: The UUID of who holds the lease, None when nobody does.
-    holder: str | None = None
-    term: int = 0
     #: The process of each scheduler that has announced itself, with when it was last seen.
     members: dict[int, float] = field(default_factory=dict)
     leader_pid: int | None = None
@@ -128,8 +124,6 @@ class Ledger:
         processes = {holder: int(json.loads(about)["pid"]) for holder, about in members.items()}
         self.look = Look(
             at=at,
-            holder=lease.get("holder"),
-            term=int(lease.get("term", 0)),
             members={pid: last_seen.get(holder, 0) / 1000 for holder, pid in processes.items()},
             leader_pid=processes.get(lease.get("holder", "")),
         )
@@ -139,16 +133,16 @@ class Ledger:
             return
         # Nothing deletes messages, so they are there as they were when the list was read.
         messages: list[Any] = self._client.hmget(MESSAGES, ids)
-        for message_id, text in zip(ids, messages, strict=True):
+        for listed, text in zip(ids, messages, strict=True):
             if text is None:
-                self._record.incidents.append(f"{message_id} is on the list without a message")
+                self._record.incidents.append(f"{listed} is on the list without a message")
                 continue
             message = json.loads(text)
             options = message["options"]
             push = Push(
                 actor=message["actor_name"],
                 slot=int(datetime.fromisoformat(options["scheduled_at"]).timestamp()),
-                message_id=message_id,
+                message_id=message["message_id"],
                 seen_at=at,
                 caught_up=bool(options.get("caught_up")),
                 generation=self._generation,

@@ -11,11 +11,9 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 from tests.chaos.resp import Request, RequestReader
-
-T = TypeVar("T")
 
 _CHUNK = 65536
 _HOST = "127.0.0.1"

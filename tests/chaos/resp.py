@@ -15,7 +15,7 @@ class Request:
 
     @property
     def is_script(self) -> bool:
-        return self.arguments[0].upper() in {b"EVALSHA", b"EVAL", b"FCALL"}
+        return self.arguments[0].upper() in {b"EVALSHA", b"EVAL"}
 
     def mentions(self, text: bytes) -> bool:
         return any(text in argument for argument in self.arguments[1:])

@@ -93,7 +93,8 @@ def test_a_slot_is_enqueued_once_and_what_became_of_it_is_noted(leader: Leader, 
     assert pushed(client) == ["id-1"]
     noted: Any = client.hgetall(TASK)
     now = datetime.now(UTC).timestamp() * 1000
-    assert now - 60_000 < int(noted.pop("enqueued_at")) <= now
+    assert now - 60_000 < int(noted["enqueued_at"]) <= now
+    assert noted.pop("awaited_since") == noted.pop("enqueued_at")
     assert noted == {
         "slot": str(int(due.slot.timestamp())),
         "next_slot": str(int(due.next_slot.timestamp())),

@@ -297,6 +297,66 @@ def test_the_leader_leaves_what_is_just_due_to_periodiqs_loop(
         assert len(messages(redis_url)) == sent
 
 
+def test_a_slot_that_was_missed_for_longer_than_the_window_is_said_to_be_once(
+    redis_url: str, client: redis.Redis, log: list[Any]
+) -> None:
+    daily = ten_minutes_ago()
+    claim(client, current_slot(daily) - timedelta(days=1))
+    with broker_on(redis_url) as broker:
+        process = Process(broker, redis_url, daily, catchup_window="9m", **QUICK)
+        with campaigning(process.scheduler):
+            wait_for(lambda: events(log, "missed: older than the catch-up window"), what="the line")
+            renewals = client.zscore(keys.SEEN, process.scheduler._lease.holder)  # noqa: SLF001 - who it is
+            client.publish(keys.WAKE, "renew")
+            wait_for(lambda: client.zscore(keys.SEEN, process.scheduler._lease.holder) != renewals, what="a renewal")  # noqa: SLF001 - the same
+    (line,) = events(log, "missed: older than the catch-up window")
+    assert line["slot"] == current_slot(daily).isoformat()
+
+
+def test_a_restart_misses_nothing_of_a_schedule_that_was_kept(
+    redis_url: str, client: redis.Redis, log: list[Any]
+) -> None:
+    daily = ten_minutes_ago()
+    claim(client, current_slot(daily))
+    with broker_on(redis_url) as broker:
+        process = Process(broker, redis_url, daily, catchup_window="9m", **SLOW)
+        with campaigning(process.scheduler):
+            wait_for(lambda: client.hget(TASK, "schedule"), what="the leader's look at its tasks")
+            process.tick()
+    assert not [line for line in log if "missed" in line["event"]]
+
+
+@pytest.mark.parametrize("mark", ["100000000000000000", "soon", "-99999999999999999999", ""])
+def test_a_mark_that_makes_no_sense_keeps_no_task_waiting(
+    redis_url: str, client: redis.Redis, log: list[Any], mark: str
+) -> None:
+    client.hset(TASK, "slot", mark)
+    with broker_on(redis_url) as broker:
+        CountedActor(broker, ten_minutes_ago())
+        CountedActor(broker, ten_minutes_ago(), name="other")
+        with campaigning(scheduler_of(broker, redis_url, **SLOW)):
+            wait_for(lambda: len(messages(redis_url)) == 2, what="both messages")
+    assert not events(log, "the election failed, and goes on")
+
+
+def test_a_tick_that_fails_for_long_is_an_error_once(tmp_path: Path, log: list[Any]) -> None:
+    with redis_server_with(tmp_path) as server, broker_on(server.url) as broker:
+        process = Process(broker, server.url, Every(seconds=1))
+        process.scheduler._lease.acquire("{}")  # noqa: SLF001 - see below
+        with redis.Redis.from_url(server.url, protocol=2) as client:
+            client.config_set("maxmemory", 1)
+            for _ in range(3):
+                process.tick()
+            errors = [line["log_level"] for line in events(log, "tick not enqueued")]
+            assert sorted(errors) == ["debug", "debug", "error"]
+
+            client.config_set("maxmemory", 0)
+            process.tick()
+            client.config_set("maxmemory", 1)
+            wait_for(lambda: process.tick() or len(events(log, "tick not enqueued")) > 3, what="a failure")  # type: ignore[func-returns-value]
+        assert events(log, "tick not enqueued")[3]["log_level"] == "error"
+
+
 def test_the_key_of_one_task_keeps_no_other_task_waiting(redis_url: str, client: redis.Redis, log: list[Any]) -> None:
     client.set(TASK, "somebody's")
     with broker_on(redis_url) as broker:

@@ -104,6 +104,7 @@ def test_an_empty_redis_has_no_leader_and_tasks_that_are_not_scheduled(client: r
         last_slot=None,
         next_slot=None,
         last_run=None,
+        awaited_since=None,
         dropped=0,
         pause=None,
         waiting_trigger=None,
@@ -179,6 +180,7 @@ def test_a_task_is_read_whole(client: redis.Redis) -> None:
             "schedule": "every 60 s",
             "next_slot": at + 60,
             "dropped": 4,
+            "awaited_since": at * 1000 + 4_000,
             "run_slot": at,
             "run_started_at": at * 1000 + 3_000,
             "run_ended_at": at * 1000 + 3_012,
@@ -204,6 +206,7 @@ def test_a_task_is_read_whole(client: redis.Redis) -> None:
         last_slot=ClaimedSlot(NOON, Outcome.CAUGHT_UP, NOON + 2.5 * SECOND, 3, "m1"),
         next_slot=NOON + 60 * SECOND,
         last_run=Run(NOON, NOON + 3 * SECOND, NOON + 3.012 * SECOND, RunOutcome.FAILED),
+        awaited_since=NOON + 4 * SECOND,
         dropped=4,
         pause=Asked(NOON + 5 * SECOND, "ann@web-1"),
         waiting_trigger=Trigger("r2", NOON + 6 * SECOND, "bob@web-1"),
@@ -293,6 +296,7 @@ TASK = TaskStatus(
     last_slot=ClaimedSlot(NOON - 60 * SECOND, Outcome.ENQUEUED, NOON - 59 * SECOND, 7, "m"),
     next_slot=NOON,
     last_run=Run(NOON - 60 * SECOND, NOON - 59 * SECOND, NOON - 58 * SECOND, RunOutcome.DONE),
+    awaited_since=None,
     dropped=0,
     pause=None,
     waiting_trigger=None,
@@ -350,50 +354,30 @@ def test_a_paused_task_is_paused_and_not_overdue() -> None:
     )
 
 
-def tick(seconds_ago: float, *, outcome: Outcome = Outcome.ENQUEUED) -> ClaimedSlot:
-    at = NOON - seconds_ago * SECOND
-    return ClaimedSlot(at, outcome, at, 7, "m")
-
-
 def run(seconds_ago: float, outcome: RunOutcome = RunOutcome.DONE) -> Run:
     at = NOON - seconds_ago * SECOND
     return Run(at, at, None if outcome is RunOutcome.RUNNING else at, outcome, 60 * SECOND)
 
 
 @pytest.mark.parametrize(
-    ("schedule", "slot", "last_run", "said"),
+    ("awaited", "last_run", "said"),
     [
-        # Of every hour: the tick has waited for so long.
-        (3_600, tick(20), run(3_620), False),
-        (3_600, tick(21), run(3_621), True),
-        (3_600, tick(21), None, True),
-        # Of every second: the last tick is always young.
-        (1, tick(0.5), run(1.5), False),
-        (1, tick(0.5), run(21), False),
-        (1, tick(0.5), run(22), True),
-        (1, tick(0.5), None, True),
+        (20, run(3_620), False),
+        (21, run(3_621), True),
+        (21, None, True),
         # It runs, so what comes meanwhile waits; but not for longer than it may.
-        (1, tick(0.5), run(59, RunOutcome.RUNNING), False),
-        (1, tick(0.5), run(60, RunOutcome.RUNNING), True),
-        # Nothing waits.
-        (3_600, tick(3_000), run(2_999), False),
-        (3_600, tick(3_000, outcome=Outcome.PAUSED), run(9_000), False),
-        (3_600, None, None, False),
+        (40, run(59, RunOutcome.RUNNING), False),
+        (40, run(60, RunOutcome.RUNNING), True),
+        (None, run(9_000), False),
+        (None, None, False),
     ],
 )
-def test_ticks_that_no_worker_takes_are_said_to_wait(
-    schedule: int, slot: ClaimedSlot | None, last_run: Run | None, *, said: bool
+def test_messages_that_no_worker_takes_are_said_to_wait(
+    awaited: int | None, last_run: Run | None, *, said: bool
 ) -> None:
-    next_slot = slot and slot.slot + schedule * SECOND
-    status = with_task(last_slot=slot, next_slot=next_slot, last_run=last_run)
+    status = with_task(awaited_since=awaited and NOON - awaited * SECOND, last_run=last_run)
 
     assert (ProblemKind.NOT_RUN in kinds(status)) == said
-
-
-def test_a_new_leader_after_a_long_outage_is_no_reason_to_call_for_workers() -> None:
-    status = with_task(last_slot=tick(1), next_slot=NOON, last_run=run(9_000))
-
-    assert kinds(replace(status, leader=replace(STATUS.leader, since=NOON - SECOND))) == []  # type: ignore[type-var]
 
 
 def test_a_redis_that_is_full_can_still_be_read(tmp_path: Path) -> None:
@@ -510,7 +494,7 @@ def test_a_row_says_what_there_is(changes: dict[str, Any], said: str) -> None:
 
 
 def test_json_has_every_key_and_problems_first() -> None:
-    status = with_task(pause=Asked(NOON, "ann@web-1"), last_run=None)
+    status = with_task(pause=Asked(NOON, "ann@web-1"), last_run=None, awaited_since=NOON - 60 * SECOND)
 
     report = json.loads(json_text(status, redis_url=URL))
 
@@ -541,6 +525,7 @@ def test_json_has_every_key_and_problems_first() -> None:
             "next_slot": "2026-01-31T12:00:00.000Z",
             "overdue": False,
             "last_run": None,
+            "awaited_since": "2026-01-31T11:59:00.000Z",
             "dropped": 0,
             "paused": {"at": "2026-01-31T12:00:00.000Z", "by": "ann@web-1"},
             "waiting_trigger": None,

@@ -175,12 +175,14 @@ def test_a_run_that_a_person_asked_for_has_done_the_work_of_the_ticks_before_it(
 def test_the_last_run_is_noted(broker: TickBroker, client: redis.Redis, failures: int, outcome: str) -> None:
     task = CountedActor(broker, HOURLY, failures=failures)
     slot = slot_before(0)
+    client.hset(task_key("task"), "awaited_since", 1)
     tick(task, slot)
 
     with working(broker):
         wait_for(lambda: client.hget(task_key("task"), "run_outcome"), what="the end of the run")
 
     noted: Any = client.hgetall(task_key("task"))
+    assert "awaited_since" not in noted
     assert noted["run_outcome"] == outcome
     assert noted["run_slot"] == str(int(slot.timestamp()))
     now = datetime.now(UTC).timestamp() * 1000

@@ -31,6 +31,7 @@ if not task[5] then
         arguments[i - 7] = ARGV[i]
     end
     push({KEYS[3]}, arguments)
+    redis.call('HSETNX', KEYS[2], 'awaited_since', now)
 end
 redis.call('HSET', KEYS[2], 'slot', ARGV[3], 'next_slot', ARGV[4], 'message_id', ARGV[5], 'outcome', outcome,
     'enqueued_at', now, 'term', ARGV[2])
