@@ -18,7 +18,9 @@ for i = 5, #ARGV do
     arguments[i - 4] = ARGV[i]
 end
 push({KEYS[3]}, arguments)
+local now = milliseconds(redis.call('TIME'))
+redis.call('HSETNX', KEYS[2], 'awaited_since', now)
 redis.call('HDEL', KEYS[2], 'trigger_id', 'trigger_at', 'trigger_by')
 redis.call('HSET', KEYS[2], 'triggered_id', ARGV[3], 'triggered_by', task[2] or '',
-    'triggered_at', milliseconds(redis.call('TIME')), 'triggered_message_id', ARGV[4])
+    'triggered_at', now, 'triggered_message_id', ARGV[4])
 return 'triggered'
