@@ -7,6 +7,7 @@ import itertools
 import logging
 import os
 import shutil
+import signal
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -25,6 +26,13 @@ from services.database import create_database_engine, open_session, parse_databa
 from services.embedded.redis_server import PrivateRedis
 
 _copies = itertools.count()
+
+
+def pytest_configure() -> None:
+    """Have the commands under test begin with no signal ignored, as they would inherit it of nohup or a script's &."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
