@@ -17,7 +17,7 @@ from services.redis_client import check_redis
 #: How long a private server may take to load its data and answer, in seconds.
 START_TIMEOUT = 10.0
 #: Where a private server keeps its data, in a data directory, and the name of its socket there.
-DIRECTORY = "redis"
+REDIS_DIRECTORY = "redis"
 SOCKET = "redis.sock"
 #: The longest path of a Unix socket: ``sun_path`` of macOS, the shorter one, less its end.
 LONGEST_SOCKET_PATH = 103
@@ -45,7 +45,7 @@ def find_private_redis(data_directory: Path) -> str | None:
 
     None when there is none, or when the path is too long for a socket, which is then elsewhere.
     """
-    socket = data_directory.expanduser().absolute() / DIRECTORY / SOCKET
+    socket = data_directory.expanduser().absolute() / REDIS_DIRECTORY / SOCKET
     with suppress(OSError):
         return _url_of(socket) if socket.is_socket() else None
     return None

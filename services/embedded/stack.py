@@ -16,7 +16,7 @@ from services import migrations
 from services.database import check_database, create_database_engine, shown_url
 from services.embedded.child import Child, find_command
 from services.embedded.data_directory import hold_data_directory, prepare_data_directory
-from services.embedded.redis_server import DIRECTORY, PrivateRedis
+from services.embedded.redis_server import REDIS_DIRECTORY, PrivateRedis
 from services.errors import SettingsError
 from services.logs import get_logger
 from services.redis_client import ANSWER_TIMEOUT, check_redis, connect
@@ -119,7 +119,7 @@ class Stack:
         if self._settings.redis_url is not None:
             check_redis(self._settings.redis_url)
             return self._settings.redis_url
-        self._redis = PrivateRedis(directory / DIRECTORY, inherit=(lock,))
+        self._redis = PrivateRedis(directory / REDIS_DIRECTORY, inherit=(lock,))
         exits.callback(self._redis.stop)
         url = self._redis.start().url
         with connect(url, timeout=ANSWER_TIMEOUT) as client:

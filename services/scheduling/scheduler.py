@@ -83,8 +83,8 @@ class Scheduler:
         self._loop_was_alive = True
         self._warned_of: list[str] = []
         self._paused: set[str] = set()
-        #: Why the last tick of an actor failed, and which slot of it was said to be missed.
-        self._failing: dict[str, str] = {}
+        #: Why the last tick or trigger of an actor failed, and which slot of it was said to be missed.
+        self._failing: dict[tuple[str, str], str] = {}
         self._missed: dict[str, datetime] = {}
 
     def start(self) -> None:
@@ -124,10 +124,7 @@ class Scheduler:
         except Exception as error:  # noqa: BLE001 - Redis or a middleware's veto: Periodiq's loop would end with it
             unknown = isinstance(error, redis.ConnectionError | redis.TimeoutError)
             what = "tick not confirmed" if unknown else "tick not enqueued"
-            # A line a tick would be too much of what goes on for hours.
-            level = logging.DEBUG if self._failing.get(tick.actor) == str(error) else logging.ERROR
-            self._failing[tick.actor] = str(error)
-            log.log(level, what, actor=tick.actor, slot=tick.slot.isoformat(), reason=str(error))
+            self._log_failure(what, error, of=("tick", tick.actor), slot=tick.slot.isoformat())
             if unknown:
                 self._election.wake()  # it finds out whether Redis is down
             return self._note(tick, Outcome.FAILED)
@@ -148,11 +145,19 @@ class Scheduler:
             message = push()
             triggered = self._queue.trigger(actor, request_id, message, hold=hold)
         except Exception as error:  # noqa: BLE001 - Redis or a middleware's veto: other tasks wait for their turn
-            log.error("trigger not confirmed", actor=actor, request=request_id, reason=str(error))  # noqa: TRY400
+            self._log_failure("trigger not confirmed", error, of=("trigger", actor), request=request_id)
             return False
         if triggered:
+            self._failing.pop(("trigger", actor), None)
             log.info("triggered", actor=actor, request=request_id, message=message.message_id)
         return triggered
+
+    def _log_failure(self, what: str, error: Exception, *, of: tuple[str, str], **about: str) -> None:
+        """Log an error, once: a line a try would be too much of what goes on for hours."""
+        _, actor = of
+        level = logging.DEBUG if self._failing.get(of) == str(error) else logging.ERROR
+        self._failing[of] = str(error)
+        log.log(level, what, actor=actor, **about, reason=str(error))
 
     def _note(self, tick: Tick, outcome: Outcome, *, enqueued_at: datetime | None = None) -> Outcome:
         lateness = None
@@ -164,7 +169,7 @@ class Scheduler:
         )
         self._note_pause(tick.actor, outcome)
         if outcome.is_pushed:
-            self._failing.pop(tick.actor, None)
+            self._failing.pop(("tick", tick.actor), None)
         return outcome
 
     def _note_pause(self, actor: str, outcome: Outcome) -> None:

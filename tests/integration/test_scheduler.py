@@ -597,6 +597,7 @@ def test_a_trigger_that_cannot_be_sent_keeps_no_other_task_waiting(
 
     assert [message["actor_name"] for message in messages(redis_url)] == ["other"]
     assert {line["reason"] for line in events(log, "trigger not confirmed")} == {"not this one"}
+    assert [line["log_level"] for line in events(log, "trigger not confirmed")].count("error") == 1
     assert client.hget(TASK, "trigger_id") == "r1"
 
 
