@@ -13,6 +13,7 @@ import redis
 
 from services.embedded.redis_server import PrivateRedis
 from services.operations.status import Leader, SchedulerState, Status, TaskStatus, read_status
+from services.scheduling.keys import MEMBERS, SEEN, task_key
 from tests.acceptance.commands import Command, run, running
 from tests.support import wait_for
 
@@ -111,6 +112,10 @@ def shared_cluster(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Pa
 
 @pytest.fixture
 def cluster(shared_cluster: Cluster) -> Cluster:
+    # The tests may come in any order: what a dead scheduler or a worker's run left behind is none of theirs.
+    shared_cluster.client.delete(MEMBERS, SEEN)
+    for actor in (IDLE, EXPIRED):
+        shared_cluster.client.hdel(task_key(actor), "run_slot", "run_started_at", "run_ended_at", "run_outcome")
     shared_cluster.have_schedulers(2)
     return shared_cluster
 
