@@ -4,6 +4,6 @@ Importing it connects to nothing.
 """
 
 from actors.broker import broker
-from actors.conversations import process_expired_conversations, process_idle_conversations
+from actors.conversations import drain_backlog, process_expired_conversations, process_idle_conversations
 
-__all__ = ["broker", "process_expired_conversations", "process_idle_conversations"]
+__all__ = ["broker", "drain_backlog", "process_expired_conversations", "process_idle_conversations"]

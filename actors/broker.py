@@ -6,12 +6,13 @@ from datetime import datetime
 from uuid import uuid4
 
 import dramatiq
-from dramatiq.brokers.redis import RedisBroker
 from dramatiq.common import current_millis
 from dramatiq.middleware import Middleware, default_middleware
 
+from actors.pickup import FrugalBroker, PromptPickup
 from actors.settings import settings
 from actors.startup import WorkerStart
+from actors.stopping import Stopping
 from actors.ticks import TickMiddleware, is_tick
 from services.logs import configure_logging, get_logger
 from services.redis_client import connect
@@ -23,10 +24,11 @@ from services.settings import unknown_variables
 REDIS_TIMEOUT = 5.0
 
 log = get_logger(__name__)
+stopping = Stopping()
 
 
-class TickBroker(RedisBroker):
-    """A RedisBroker that, in a scheduler's process, lets ticks through only from the leader and once a slot."""
+class TickBroker(FrugalBroker):
+    """A broker that, in a scheduler's process, lets ticks through only from the leader and once a slot."""
 
     #: The scheduler of this process, where it is one.
     scheduler: Scheduler | None = None
@@ -103,9 +105,8 @@ def create_broker() -> TickBroker:
 
         middleware.insert(0, Prometheus())
     client = connect(settings.broker_url, timeout=REDIS_TIMEOUT)
-    return TickBroker(
-        client=client, middleware=[*middleware, TickMiddleware(client, metrics=settings.enable_metrics), WorkerStart()]
-    )
+    ticks = TickMiddleware(client, metrics=settings.enable_metrics)
+    return TickBroker(client=client, middleware=[*middleware, ticks, WorkerStart(), PromptPickup(), stopping])
 
 
 configure_logging(level=settings.log_level, style=settings.log_format)

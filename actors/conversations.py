@@ -1,42 +1,85 @@
-"""The actors that end conversations, each with its schedule beside it."""
+"""The actors that end conversations, each with its schedule beside it, and the one that is called in to a backlog."""
 
+import uuid
+from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import dramatiq
 
-from actors.broker import broker
+from actors.broker import broker, stopping
 from actors.engine import get_engine
 from actors.scheduler import Scheduled
 from actors.settings import settings
 from services.cycle import run_task
-from services.sweeps import Task
+from services.logs import get_logger
+from services.scheduling.crew import Crew
+from services.scheduling.shift import Shift
+from services.tasks import Task
 
 #: Sweeps have a queue of their own: a long one never holds other messages behind it.
 SWEEPS_QUEUE = "sweeps"
+#: So have the runs that are called in: a tick never lies behind them.
+DRAINS_QUEUE = "drains"
 #: What a run may take beyond its time budget, in seconds, before dramatiq interrupts it: its last batch.
 GRACE = 30
 
+log = get_logger(__name__)
+
+#: The next tick is the retry.
+_RUN: dict[str, Any] = {
+    "broker": broker,
+    "max_retries": 0,
+    "time_limit": int((settings.time_budget.total_seconds() + GRACE) * 1000),
+}
+
 
 def _sweep(task: Task) -> dict[str, Any]:
-    """Return the options of a sweep's actor. The next tick is the retry."""
-    options: dict[str, Any] = {
-        "broker": broker,
-        "queue_name": SWEEPS_QUEUE,
-        "max_retries": 0,
-        "time_limit": int((settings.time_budget.total_seconds() + GRACE) * 1000),
-    }
-    if settings.is_enabled(task):
-        options["periodic"] = Scheduled(settings.schedule(task))
-    return options
+    """Return the options of a sweep's actor."""
+    schedule = {"periodic": Scheduled(settings.schedule(task))} if settings.is_enabled(task) else {}
+    return {**_RUN, "queue_name": SWEEPS_QUEUE, **schedule}
 
 
 @dramatiq.actor(**_sweep(Task.IDLE))
 def process_idle_conversations() -> None:
     """End each active conversation in which nobody has written for its idle timeout."""
-    run_task(Task.IDLE, get_engine(), settings)
+    _run(Task.IDLE)
 
 
 @dramatiq.actor(**_sweep(Task.EXPIRED))
 def process_expired_conversations() -> None:
     """End each active conversation whose time is up, however lively it is."""
-    run_task(Task.EXPIRED, get_engine(), settings)
+    _run(Task.EXPIRED)
+
+
+@dramatiq.actor(**_RUN, queue_name=DRAINS_QUEUE, called_in=True)
+def drain_backlog(task: str, sweep_id: str) -> None:
+    """Sweep for ``task`` beside the run that met a backlog and called for this one, under the id that it gave."""
+    try:
+        called = Task(task), uuid.UUID(sweep_id)
+    except (ValueError, AttributeError):
+        log.error("nothing to drain: no such task or sweep", task=task, sweep_id=sweep_id)  # noqa: TRY400 - one line
+        return
+    _run(*called)
+
+
+_ACTORS = {Task.IDLE: process_idle_conversations, Task.EXPIRED: process_expired_conversations}
+
+
+@cache
+def _crew(task: Task) -> Crew:
+    return Crew(broker.client, _ACTORS[task].actor_name, limit=settings.crew_limit)
+
+
+def _run(task: Task, sweep_id: uuid.UUID | None = None) -> None:
+    def call_in(sweep_ids: Sequence[str]) -> None:
+        for one in sweep_ids:
+            drain_backlog.send(task.value, one)
+
+    shift = Shift(
+        _crew(task),
+        sweep_id=sweep_id,
+        call_in=call_in if sweep_id is None else None,
+        is_stopping=stopping.is_stopping,
+    )
+    run_task(task, get_engine(), settings, shift=shift)

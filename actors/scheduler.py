@@ -53,7 +53,7 @@ def create_scheduler(broker: TickBroker, settings: Settings) -> Scheduler:
     """Return a scheduler of the broker's periodic actors, through which the broker sends their ticks from now on."""
     broker.scheduler = Scheduler(
         {name: actor.options["periodic"] for name, actor in broker.actors.items() if "periodic" in actor.options},
-        actors=list(broker.actors),
+        actors=[name for name, actor in broker.actors.items() if not actor.options.get("called_in")],
         client=connect(settings.broker_url, timeout=SCHEDULER_TIMEOUT),
         listener=connect(settings.broker_url, timeout=REDIS_TIMEOUT),
         timing=Timing(settings.lease_timeout, settings.renew_interval, settings.catchup_window),

@@ -1,5 +1,6 @@
 """Ticks: the messages that a scheduler sends for a slot of a schedule, as workers take them."""
 
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
@@ -39,8 +40,11 @@ class TickMiddleware(Middleware):
 
     @property
     def actor_options(self) -> set[str]:
-        """The option by which Periodiq knows what to schedule."""
-        return {"periodic"}
+        """What an actor says of itself: its schedule, for Periodiq as well; and that its runs are not a task's own.
+
+        Those are called in by a run of the task, which is the one to be noted.
+        """
+        return {"periodic", "called_in"}
 
     def before_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
         """Make the counter, once the boot of dramatiq's Prometheus has said where metrics are kept."""
@@ -58,6 +62,8 @@ class TickMiddleware(Middleware):
     def before_process_message(self, broker: dramatiq.Broker, message: MessageProxy) -> None:
         """Note that a run begins, or raise SkipMessage."""
         options = broker.get_actor(message.actor_name).options
+        if _is_called_in(options):
+            return
         schedule: Schedule | None = options.get("periodic")
         slot = _slot(message)
         useless_from = schedule.slot_after(slot) if schedule and slot and is_tick(message) else None
@@ -89,11 +95,17 @@ class TickMiddleware(Middleware):
         exception: BaseException | None = None,
     ) -> None:
         """Note how the run ended."""
-        del broker, result
+        del result
+        if _is_called_in(broker.get_actor(message.actor_name).options):
+            return
         try:
             self._record.end(message.actor_name, message.message_id, failed=exception is not None)
         except redis.RedisError as error:
             log.debug("run not noted", actor=message.actor_name, reason=str(error))
+
+
+def _is_called_in(options: Mapping[str, Any]) -> bool:
+    return bool(options.get("called_in"))
 
 
 def _slot(message: MessageProxy) -> datetime | None:

@@ -64,7 +64,8 @@ def migrate(
 ) -> None:
     """Make or update the tables in DATABASE_URL."""
     from services import migrations
-    from services.database import check_reachable, create_database_engine, reading, shown_url
+    from services.database import check_reachable, create_database_engine, reading
+    from services.database_url import shown_url
     from services.embedded.data_directory import prepare_data_directory
     from services.errors import InvalidValueError
     from services.settings import load_settings
@@ -208,13 +209,15 @@ def main() -> None:
     try:
         app()
     except Exception as error:
+        from services.errors import AdjournError
+
+        if isinstance(error, AdjournError):
+            sys.exit(f"adjourn: {error}")
+
         from sqlalchemy.exc import DBAPIError
 
         from services.database import first_line
-        from services.errors import AdjournError
 
         if isinstance(error, DBAPIError):
             sys.exit(f"adjourn: the database failed: {first_line(error)}")
-        if isinstance(error, AdjournError):
-            sys.exit(f"adjourn: {error}")
         raise

@@ -3,15 +3,17 @@
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, func, inspect, make_url, select, type_coerce
-from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
+from sqlalchemy import URL, Connection, Engine, create_engine, event, func, inspect, select, type_coerce
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlmodel import Session
 
 from models.columns import UtcDateTime
-from services.errors import DatabaseNotMigratedError, DatabaseUnavailableError, InvalidValueError
+from services.database_url import parse_database_url as parse_database_url  # noqa: PLC0414 - known from here, too
+from services.database_url import shown_url
+from services.errors import DatabaseNotMigratedError, DatabaseUnavailableError
 
 #: How long a statement on SQLite waits for the one writer before it fails, in seconds.
 SQLITE_BUSY_TIMEOUT = 15.0
@@ -22,29 +24,6 @@ OLDEST_SQLITE = (3, 35)
 
 #: A connection whose other end is gone is given up within half a minute, not when the kernel's two hours are over.
 _TCP = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 4, "tcp_user_timeout": 30_000}
-
-_DRIVERS = {"postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg", "sqlite": "sqlite"}
-
-
-def parse_database_url(value: str) -> URL:
-    """Return the URL with the driver that Adjourn uses: psycopg for any ``postgres…://``, sqlite3 for ``sqlite://``.
-
-    Raises InvalidValueError when it is not a URL or of another database. The text never shows a password.
-    """
-    try:
-        url = make_url(value)
-    except (ArgumentError, ValueError):
-        raise InvalidValueError(
-            "it is not a database URL; write it like postgresql://user:password@host/name or sqlite:///path"
-        ) from None
-    if "@" in (url.host or ""):
-        raise InvalidValueError("its password has an @; percent-encode it, as %40")
-    if url.get_backend_name() == "sqlite" and url.database in {None, "", ":memory:"}:
-        raise InvalidValueError("it names no file; write it like sqlite:///path")
-    driver = _DRIVERS.get(url.drivername.split("+")[0])
-    if driver is None:
-        raise InvalidValueError(f"{url.drivername!r} is not supported; use postgresql://… or sqlite:///path")
-    return url.set(drivername=driver)
 
 
 def create_database_engine(url: URL | str, **options: Any) -> Engine:
@@ -79,10 +58,10 @@ def open_session(engine: Engine, *, read_only: bool = False) -> Session:
     return Session(bound, expire_on_commit=False)
 
 
-def limit_statements(connection: Connection, timeout: timedelta) -> None:
-    """Let PostgreSQL end any statement of this transaction that takes longer than ``timeout``, with an error."""
+def set_locally(connection: Connection, **values: str) -> None:
+    """Set settings of PostgreSQL's for the rest of this transaction, in one round trip; SQLite has none."""
     if connection.dialect.name == "postgresql":
-        connection.exec_driver_sql(f"SET LOCAL statement_timeout = {round(timeout.total_seconds() * 1000)}")
+        connection.execute(select(*(func.set_config(name, value, True) for name, value in values.items())))
 
 
 def current_time(connection: Connection) -> datetime:
@@ -134,11 +113,6 @@ def check_database(engine: Engine) -> None:
             f"the database at {shown} is at revision {installed}, this version needs {revisions[0]}; "
             "run: adjourn migrate"
         )
-
-
-def shown_url(url: URL) -> str:
-    """Return ``url`` fit to be shown: without its password, wherever that stands."""
-    return url.set(query={}).render_as_string(hide_password=True)
 
 
 def first_line(error: DBAPIError) -> str:

@@ -1,21 +1,27 @@
-"""The settings: environment variables, read once, each checked when the process starts."""
+"""The settings: environment variables, read once, each checked when the process starts.
+
+SQLAlchemy is imported when a database is asked for: commands that ask Redis only need none.
+"""
+
+# ruff: noqa: PLC0415 - see above
 
 from collections.abc import Mapping
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
-from sqlalchemy import URL
 
-from services.database import parse_database_url
 from services.errors import InvalidValueError, SettingsError
 from services.redis_url import parse_redis_url
 from services.schedules import Cron, Every, Schedule
-from services.sweeps import DEFAULT_BATCH_SIZE, LARGEST_BATCH_SIZE, Task
+from services.tasks import DEFAULT_BATCH_SIZE, LARGEST_BATCH_SIZE, Task
 from services.timeouts import LONGEST_TIMEOUT, Timeouts, format_duration, parse_duration
+
+if TYPE_CHECKING:
+    from sqlalchemy import URL
 
 
 def _duration(value: Any) -> timedelta:
@@ -25,6 +31,8 @@ def _duration(value: Any) -> timedelta:
 Duration = Annotated[timedelta, BeforeValidator(_duration)]
 #: The longest lease that is taken for one, rather than for a slip of the unit.
 LONGEST_LEASE = timedelta(minutes=10)
+#: More than any database has use for.
+MOST_DRAIN_WORKERS = 100
 #: How the variables and fields of a task begin.
 _FIELDS = {Task.IDLE: "idle", Task.EXPIRED: "expired"}
 
@@ -52,6 +60,8 @@ class Settings(BaseSettings):
     batch_size: int = Field(default=DEFAULT_BATCH_SIZE, ge=1, le=LARGEST_BATCH_SIZE, alias="BACKGROUND_TASK_BATCH_SIZE")
     #: How long one run of a sweep may go on starting batches.
     time_budget: Duration = Field(default=timedelta(seconds=30), alias="BACKGROUND_TASK_TIME_BUDGET")
+    #: How many runs of one task drain a backlog at once, in the whole cluster; ``crew_limit`` is what counts.
+    drain_workers: int = Field(default=4, ge=1, le=MOST_DRAIN_WORKERS, alias="BACKGROUND_TASK_DRAIN_WORKERS")
     enable_metrics: bool = Field(default=True, alias="BACKGROUND_TASK_ENABLE_METRICS")
     #: Idle timeout of the conversations that ``timeouts`` opens.
     idle_timeout: Duration = Field(default=timedelta(minutes=30), alias="BACKGROUND_TASK_IDLE_TIMEOUT")
@@ -92,6 +102,8 @@ class Settings(BaseSettings):
     @classmethod
     def _known_database(cls, value: str | None) -> str | None:
         if value is not None:
+            from services.database_url import parse_database_url
+
             parse_database_url(value)
         return value
 
@@ -147,8 +159,12 @@ class Settings(BaseSettings):
         return Timeouts(idle=self.idle_timeout, expiry=self.expire_after)
 
     @cached_property
-    def database(self) -> URL:
+    def database(self) -> "URL":
         """The database to use; the embedded one when none is set."""
+        from sqlalchemy import URL
+
+        from services.database_url import parse_database_url
+
         if self.database_url is not None:
             return parse_database_url(self.database_url)
         return URL.create("sqlite", database=str(self.data_dir.expanduser().absolute() / "adjourn.db"))
@@ -157,6 +173,11 @@ class Settings(BaseSettings):
     def broker_url(self) -> str:
         """The Redis to use; the one on this machine when none is set."""
         return self.redis_url or "redis://127.0.0.1:6379/0"
+
+    @property
+    def crew_limit(self) -> int:
+        """How many runs of one task may drain a backlog at once: on SQLite one, which has one writer."""
+        return 1 if self.database.get_backend_name() == "sqlite" else self.drain_workers
 
     def is_enabled(self, task: Task) -> bool:
         """Whether ``task`` is scheduled at all."""

@@ -5,7 +5,6 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
 from functools import cached_property
 
 from sqlalchemy import Column, ColumnElement, Engine, bindparam, select
@@ -15,28 +14,26 @@ from models.columns import UtcDateTime, require_aware
 from models.conversation import Conversation, conversations, due_expiry, due_idle, due_status
 from models.event import EventCause
 from services.arguments import LONGEST_PAGE, require_size
-from services.database import limit_statements
-from services.transitions import Transition
+from services.database import set_locally
+from services.endings import Ending
+from services.tasks import DEFAULT_BATCH_SIZE, LARGEST_BATCH_SIZE, Task
 
-#: How many conversations one transaction ends: enough to pay for the statement, few enough that a message
-#: which waits for one of its rows does not notice.
-DEFAULT_BATCH_SIZE = 2_000
-#: The largest batch that is taken: beyond it, larger is slower and only the wait grows.
-LARGEST_BATCH_SIZE = 100_000
 #: How long one sweep may go on starting batches. What is left is for the next tick.
 DEFAULT_TIME_BUDGET = timedelta(seconds=30)
 
 #: How long one batch may take: a thousand times what it does, so it waits for a lock on the whole table, or for nobody.
 BATCH_TIMEOUT = timedelta(seconds=20)
+#: For a batch's transaction. PostgreSQL cannot tell in advance how much is due. When it expects little, it sorts all of
+#: it instead of walking the index in its order until the batch is full; when it expects much, it reads the whole table
+#: instead of looking up each row at its place. Both are right for small tables only.
+_BATCH_SETTINGS = {
+    "statement_timeout": f"{BATCH_TIMEOUT // timedelta(milliseconds=1)}",
+    **dict.fromkeys(("enable_sort", "enable_seqscan", "enable_hashjoin", "enable_mergejoin"), "off"),
+}
 
 Stopwatch = Callable[[], float]
-
-
-class Task(StrEnum):
-    """The two sweeps, by the name that metrics and logs carry."""
-
-    IDLE = "idle_conversations"
-    EXPIRED = "expired_conversations"
+#: Asked after each full batch: whether to take another.
+Proceed = Callable[[], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +48,7 @@ class Sweep:
     batches: int
     #: In seconds.
     duration: float
-    #: False when the time budget was spent before it found nothing more that was due.
+    #: False when it ended before it found nothing more that was due: its time budget was spent, or it was told to.
     drained: bool
 
 
@@ -65,16 +62,20 @@ class _Kind:
     due: Callable[[datetime | ColumnElement[datetime]], ColumnElement[bool]]
 
     @cached_property
-    def ending(self) -> Transition:
+    def ending(self) -> Ending:
         """The statement of a batch: what is due at ``now``, from ``position`` on."""
         now, position = bindparam("now", type_=UtcDateTime()), bindparam("position", type_=UtcDateTime())
-        due = self.due(now) & (self.due_at >= position)
-        return Transition(status=due_status, cause=EventCause.SWEEP, where=due, order_by=self.due_at)
+        due = (self.due_at <= now) & (self.due_at >= position)
+        return Ending(status=due_status, cause=EventCause.SWEEP, where=due, order_by=self.due_at)
 
 
 _IDLE = _Kind(Task.IDLE, conversations.c.idle_at, due_idle)
 _EXPIRED = _Kind(Task.EXPIRED, conversations.c.expires_at, due_expiry)
 _START = datetime.min.replace(tzinfo=UTC)
+
+
+def _always() -> bool:
+    return True
 
 
 def process_idle_conversations(
@@ -83,17 +84,21 @@ def process_idle_conversations(
     now: datetime,
     batch_size: int = DEFAULT_BATCH_SIZE,
     time_budget: timedelta = DEFAULT_TIME_BUDGET,
+    sweep_id: uuid.UUID | None = None,
+    proceed: Proceed = _always,
     stopwatch: Stopwatch = time.monotonic,
 ) -> Sweep:
     """End the conversations whose idle deadline is reached at ``now``.
 
     The deadline that comes first names the status, so one whose expiry came before is ``expired``. Conversations that
-    another transaction holds are left to whoever holds them, or to the next sweep. ``stopwatch`` tells seconds that
-    pass while it runs: they spend the budget and are added to ``now`` for the moment that events record.
+    another transaction holds are left to whoever holds them, or to the next sweep. ``sweep_id`` is for the events, a
+    new one unless it is given. ``proceed`` is asked after each full batch, and ends the sweep when it says False.
+    ``stopwatch`` tells seconds that pass while it runs: they spend the budget and are added to ``now`` for the moment
+    that events record.
 
     Raises NaiveDatetimeError, and InvalidValueError for a batch size that is not from 1 to 100,000.
     """
-    return _sweep(engine, _IDLE, now, batch_size, time_budget, stopwatch)
+    return _sweep(engine, _IDLE, now, batch_size, time_budget, sweep_id or uuid.uuid4(), proceed, stopwatch)
 
 
 def process_expired_conversations(
@@ -102,10 +107,12 @@ def process_expired_conversations(
     now: datetime,
     batch_size: int = DEFAULT_BATCH_SIZE,
     time_budget: timedelta = DEFAULT_TIME_BUDGET,
+    sweep_id: uuid.UUID | None = None,
+    proceed: Proceed = _always,
     stopwatch: Stopwatch = time.monotonic,
 ) -> Sweep:
     """End the conversations whose expiry is reached at ``now``; else as ``process_idle_conversations``."""
-    return _sweep(engine, _EXPIRED, now, batch_size, time_budget, stopwatch)
+    return _sweep(engine, _EXPIRED, now, batch_size, time_budget, sweep_id or uuid.uuid4(), proceed, stopwatch)
 
 
 def find_idle_conversations(session: Session, *, now: datetime, limit: int = 100) -> list[Conversation]:
@@ -128,32 +135,41 @@ def _find(session: Session, kind: _Kind, now: datetime, limit: int) -> list[Conv
 
 
 def _sweep(  # noqa: PLR0917 - the two callers above hand on what they were given
-    engine: Engine, kind: _Kind, now: datetime, batch_size: int, time_budget: timedelta, stopwatch: Stopwatch
+    engine: Engine,
+    kind: _Kind,
+    now: datetime,
+    batch_size: int,
+    time_budget: timedelta,
+    sweep_id: uuid.UUID,
+    proceed: Proceed,
+    stopwatch: Stopwatch,
 ) -> Sweep:
     now = require_aware(now, "now")
     require_size("batch_size", batch_size, LARGEST_BATCH_SIZE)
-    sweep_id = uuid.uuid4()
     started = stopwatch()
     count = batches = 0
     position = _START
-    while True:
-        elapsed = stopwatch() - started
-        if elapsed >= time_budget.total_seconds() and batches:
-            return Sweep(sweep_id, kind.task, count, batches, elapsed, drained=False)
-        with engine.begin() as connection:
-            limit_statements(connection, BATCH_TIMEOUT)
-            changed = kind.ending.apply(
-                connection,
-                moment=now + timedelta(seconds=elapsed),
-                sweep_id=sweep_id,
-                now=now,
-                position=position,
-                batch_size=batch_size,
-            )
-        count += changed.count
-        batches += changed.count > 0
-        if changed.count < batch_size:
-            return Sweep(sweep_id, kind.task, count, batches, stopwatch() - started, drained=True)
-        # Behind it the index holds only the dead entries of what was just ended: do not walk them again. What others
-        # held there is the next sweep's.
-        position = changed.last or _START
+    # One connection for all batches, each in a transaction of its own.
+    with engine.connect() as connection:
+        while True:
+            elapsed = stopwatch() - started
+            if elapsed >= time_budget.total_seconds() and batches:
+                return Sweep(sweep_id, kind.task, count, batches, elapsed, drained=False)
+            with connection.begin():
+                set_locally(connection, **_BATCH_SETTINGS)
+                ended = kind.ending.apply(
+                    connection,
+                    moment=now + timedelta(seconds=elapsed),
+                    sweep_id=sweep_id,
+                    now=now,
+                    position=position,
+                    batch_size=batch_size,
+                )
+            count += ended.count
+            batches += ended.count > 0
+            drained = ended.picked < batch_size
+            if drained or not proceed():
+                return Sweep(sweep_id, kind.task, count, batches, stopwatch() - started, drained=drained)
+            # Behind it the index holds only the dead entries of what was just ended: do not walk them again. What
+            # others held there is the next sweep's.
+            position = ended.last or _START

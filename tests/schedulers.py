@@ -52,7 +52,7 @@ class CountedActor:
 def broker_on(url: str, *middleware: Middleware) -> Iterator[TickBroker]:
     """Make a broker as production has it, with less of dramatiq's middleware."""
     client = connect(url, timeout=5)
-    broker = TickBroker(client=client, middleware=[TickMiddleware(client), Retries(), *middleware])  # type: ignore[no-untyped-call]
+    broker = TickBroker(client=client, middleware=[TickMiddleware(client), Retries(), *middleware])
     try:
         yield broker
     finally:

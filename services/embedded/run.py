@@ -11,7 +11,7 @@ from services.embedded.stack import Stack, prepare_database
 from services.errors import AdjournError
 from services.logs import configure_logging
 from services.settings import load_settings
-from services.sweeps import Task
+from services.tasks import Task
 
 
 def run_until_stopped(overrides: Mapping[str, str]) -> None:

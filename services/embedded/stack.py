@@ -13,7 +13,8 @@ from types import TracebackType
 from typing import Self, TextIO
 
 from services import migrations
-from services.database import check_database, create_database_engine, shown_url
+from services.database import check_database, create_database_engine
+from services.database_url import shown_url
 from services.embedded.child import Child, find_command
 from services.embedded.data_directory import hold_data_directory, prepare_data_directory
 from services.embedded.redis_server import REDIS_DIRECTORY, PrivateRedis
@@ -22,12 +23,10 @@ from services.logs import get_logger
 from services.redis_client import ANSWER_TIMEOUT, check_redis, connect
 from services.scheduling.lease import forget_schedulers
 from services.settings import Settings
-from services.sweeps import Task
+from services.tasks import Task
 
 #: How long the commands may take to stop, in seconds, before they are killed: the whole run is gone within two.
 STOP_TIMEOUT = 1.5
-#: How often an idle worker looks whether it should stop, in milliseconds; dramatiq's own is a second.
-WORKER_TIMEOUT_MS = 200
 METRICS_PORT = 9191
 WORKER_PORT = "dramatiq_prom_port"
 SCHEDULER_PORT = "BACKGROUND_TASK_SCHEDULER_METRICS_PORT"
@@ -65,7 +64,6 @@ class Stack:
             environment["DATABASE_URL"] = self._settings.database.render_as_string(hide_password=False)
             environment["REDIS_URL"] = self._start_redis(directory, lock, exits)
             environment |= _metrics_environment(directory, self._settings) if self._settings.enable_metrics else {}
-            environment.setdefault("dramatiq_worker_timeout", str(WORKER_TIMEOUT_MS))
             if self._output.isatty():
                 environment.setdefault("FORCE_COLOR", "1")  # the commands write to a pipe, a person reads it
             exits.callback(self._stop_children)

@@ -18,7 +18,7 @@ from services.operations.status import Asked, Status, Trigger, actor_of, read_st
 from services.operations.values import instant_of, text_of
 from services.scheduling import keys
 from services.scheduling.scripts import load_script
-from services.sweeps import Task
+from services.tasks import Task
 
 #: How often to look whether a request was carried out, in seconds.
 LOOK_INTERVAL = 0.05

@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from services.operations.status import RunOutcome, SchedulerState, Status, TaskStatus
 from services.operations.wording import instant, place, span
-from services.sweeps import Task
+from services.tasks import Task
 
 
 class ProblemKind(StrEnum):

@@ -18,7 +18,7 @@ from services.operations.status_json import json_text
 from services.operations.status_tables import print_tables
 from services.operations.wording import instant, place
 from services.settings import load_settings
-from services.sweeps import Task
+from services.tasks import Task
 
 #: Tables for people, or one object for programs.
 OutputFormat = Literal["table", "json"]

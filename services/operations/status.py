@@ -12,7 +12,7 @@ from services.operations.values import duration_of, instant_of, integer_of, obje
 from services.scheduling import keys
 from services.scheduling.queue import Outcome
 from services.settings import LONGEST_LEASE
-from services.sweeps import Task
+from services.tasks import Task
 
 #: How long a lease lasts when nobody holds one that would tell: the default of BACKGROUND_TASK_LEASE_TIMEOUT.
 USUAL_LEASE = timedelta(seconds=15)

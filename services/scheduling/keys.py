@@ -15,3 +15,13 @@ WAKE = "adjourn:scheduler:wake"
 def task_key(actor: str) -> str:
     """Return the hash that holds all about one task: its last slot, its last run, what was asked of it."""
     return f"adjourn:task:{actor}"
+
+
+def crew_key(actor: str) -> str:
+    """Return the sorted set of the runs that drain the task's backlog: when each was last heard of, in milliseconds."""
+    return f"{task_key(actor)}:crew"
+
+
+def calls_key(actor: str) -> str:
+    """Return the sorted set of the runs that were called in and have not come yet: when, in milliseconds."""
+    return f"{task_key(actor)}:calls"

@@ -293,5 +293,5 @@ def test_importing_the_actors_connects_to_nothing(tmp_path: Path) -> None:
         "python", "-c", "import actors; print(sorted(actors.broker.actors))", directory=tmp_path, variables=variables
     )
 
-    assert ended.stdout.strip() == "['process_expired_conversations', 'process_idle_conversations']"
+    assert ended.stdout.strip() == "['drain_backlog', 'process_expired_conversations', 'process_idle_conversations']"
     assert ended.returncode == 0

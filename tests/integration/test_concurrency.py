@@ -265,6 +265,14 @@ WAYS: dict[str, Callable[..., Activity]] = {
 }
 
 
+def answered(engine: Engine, way: Callable[..., Activity], old: Conversation, now: datetime) -> Activity:
+    """Record a message in one of ``WAYS``, and commit."""
+    with open_session(engine) as session:
+        activity = way(session, old, now)
+        session.commit()
+    return activity
+
+
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 @pytest.mark.parametrize("stamped", [IDLE_AT - MOMENT, IDLE_AT + MOMENT], ids=["before", "after"])
 def test_a_message_waits_for_a_sweeps_uncommitted_batch_and_opens_the_next(
@@ -272,15 +280,9 @@ def test_a_message_waits_for_a_sweeps_uncommitted_batch_and_opens_the_next(
 ) -> None:
     old = opened(postgresql)
 
-    def answer() -> Activity:
-        with open_session(postgresql) as session:
-            activity = way(session, old, stamped)
-            session.commit()
-        return activity
-
     with ThreadPoolExecutor(1) as pool:
         with uncommitted_sweep(postgresql):
-            future = pool.submit(answer)
+            future = pool.submit(answered, postgresql, way, old, stamped)
             wait_for(lambda: count_waiting(postgresql) == 1 or future.done(), what="a wait for the sweep")
             assert not future.done()
         activity = future.result(30)
@@ -390,3 +392,121 @@ def test_a_message_that_waited_for_another_does_not_move_its_activity_back(postg
     assert not waited.opened
     assert [one.updated_at for one in all_conversations(postgresql)] == [late]
     assert [event.status for event in all_events(postgresql)] == [ConversationStatus.PROGRESS]
+
+
+@pytest.mark.parametrize("end", ["commit", "rollback"])
+def test_a_message_that_waited_for_an_opening_resumes_it_once_or_opens_it_itself(postgresql: Engine, end: str) -> None:
+    with open_session(postgresql) as session:
+        first = open_conversation(session).conversation
+        first_id = first.conv_id
+        with ThreadPoolExecutor(1) as pool:
+            future = pool.submit(answered, postgresql, WAYS["pair"], first, NOON + MOMENT)
+            wait_for(lambda: count_waiting(postgresql) == 1 or future.done(), what="a wait for the opening")
+            assert not future.done()
+            getattr(session, end)()
+            activity = future.result(30)
+
+    committed = end == "commit"
+    assert activity.opened is not committed
+    (kept,) = all_conversations(postgresql)
+    assert (kept.conv_id == first_id) is committed
+    assert (kept.conv_id, kept.updated_at) == (activity.conversation.conv_id, NOON + MOMENT)
+    assert [event.status for event in all_events(postgresql)] == [ConversationStatus.PROGRESS] * committed
+
+
+def test_a_message_that_waited_for_an_opening_of_the_past_ends_that_and_opens_the_next(postgresql: Engine) -> None:
+    with open_session(postgresql) as session:
+        first = open_conversation(session).conversation
+        with ThreadPoolExecutor(1) as pool:
+            future = pool.submit(answered, postgresql, WAYS["pair"], first, IDLE_AT)
+            wait_for(lambda: count_waiting(postgresql) == 1 or future.done(), what="a wait for the opening")
+            session.commit()
+            activity = future.result(30)
+
+    assert activity.opened
+    assert [(event.conv_id, event.status) for event in all_events(postgresql)] == [
+        (first.conv_id, ConversationStatus.IDLE_TIMEOUT)
+    ]
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+@pytest.mark.parametrize("other", WAYS.values(), ids=WAYS)
+@pytest.mark.parametrize("end", ["commit", "rollback"])
+def test_two_messages_at_once_on_a_pending_conversation_write_its_change_once(
+    postgresql: Engine, way: Callable[..., Activity], other: Callable[..., Activity], end: str
+) -> None:
+    old = opened(postgresql)
+    early, late = NOON + MOMENT, NOON + 2 * MOMENT
+
+    with open_session(postgresql) as session:
+        way(session, old, early)
+        with ThreadPoolExecutor(1) as pool:
+            future = pool.submit(answered, postgresql, other, old, late)
+            wait_for(lambda: count_waiting(postgresql) == 1 or future.done(), what="a wait for the other message")
+            assert not future.done()
+            getattr(session, end)()
+            activity = future.result(30)
+
+    assert (activity.opened, activity.conversation.conv_id) == (False, old.conv_id)
+    (kept,) = all_conversations(postgresql)
+    assert (kept.status, kept.updated_at, kept.idle_at) == (ConversationStatus.PROGRESS, late, late + TIMEOUTS.idle)
+    (event,) = all_events(postgresql)
+    assert (event.previous_status, event.status) == (ConversationStatus.PENDING, ConversationStatus.PROGRESS)
+    assert event.occurred_at == (early if end == "commit" else late)
+    assert (event.last_activity_at, event.deadline) == (NOON, IDLE_AT)
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+@pytest.mark.parametrize("in_progress", [False, True])
+def test_a_message_that_waited_for_a_closing_opens_the_next(
+    postgresql: Engine, way: Callable[..., Activity], *, in_progress: bool
+) -> None:
+    old = opened(postgresql)
+    if in_progress:
+        opened(postgresql)
+
+    with open_session(postgresql) as session:
+        close_conversation(session, conv_id=old.conv_id, now=NOON)
+        with ThreadPoolExecutor(1) as pool:
+            future = pool.submit(answered, postgresql, way, old, NOON + MOMENT)
+            wait_for(lambda: count_waiting(postgresql) == 1 or future.done(), what="a wait for the closing")
+            assert not future.done()
+            session.commit()
+            activity = future.result(30)
+
+    assert activity.opened
+    assert activity.conversation.conv_id != old.conv_id
+    assert {one.conv_id: one.status for one in all_conversations(postgresql)} == {
+        old.conv_id: ConversationStatus.CLOSED,
+        activity.conversation.conv_id: ConversationStatus.PENDING,
+    }
+    changes = [ConversationStatus.PROGRESS] * in_progress + [ConversationStatus.CLOSED]
+    assert [(event.conv_id, event.status) for event in all_events(postgresql)] == [(old.conv_id, to) for to in changes]
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_a_closing_that_waited_for_a_second_message_closes_what_that_left(
+    postgresql: Engine, way: Callable[..., Activity]
+) -> None:
+    old = opened(postgresql)
+
+    def close() -> Conversation:
+        with open_session(postgresql) as session:
+            closed = close_conversation(session, conv_id=old.conv_id, now=NOON + 2 * MOMENT)
+            session.commit()
+        return closed
+
+    with open_session(postgresql) as session:
+        way(session, old, NOON + MOMENT)
+        with ThreadPoolExecutor(1) as pool:
+            future = pool.submit(close)
+            wait_for(lambda: count_waiting(postgresql) == 1 or future.done(), what="a wait for the message")
+            assert not future.done()
+            session.commit()
+            closed = future.result(30)
+
+    assert (closed.status, closed.updated_at) == (ConversationStatus.CLOSED, NOON + MOMENT)
+    assert [(event.previous_status, event.status) for event in all_events(postgresql)] == [
+        (ConversationStatus.PENDING, ConversationStatus.PROGRESS),
+        (ConversationStatus.PROGRESS, ConversationStatus.CLOSED),
+    ]

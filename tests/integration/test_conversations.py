@@ -21,7 +21,16 @@ from services.database import create_database_engine, open_session
 from services.errors import ConversationNotFoundError, InvalidValueError, NaiveDatetimeError
 from services.sweeps import process_expired_conversations, process_idle_conversations
 from services.timeouts import Timeouts
-from tests.support import MOMENT, NOON, TIMEOUTS, all_conversations, all_events, open_conversation, opened
+from tests.support import (
+    MOMENT,
+    NOON,
+    TIMEOUTS,
+    all_conversations,
+    all_events,
+    insert_row,
+    open_conversation,
+    opened,
+)
 
 PENDING, PROGRESS = ConversationStatus.PENDING, ConversationStatus.PROGRESS
 IDLE_TIMEOUT, EXPIRED = ConversationStatus.IDLE_TIMEOUT, ConversationStatus.EXPIRED
@@ -218,6 +227,36 @@ def test_the_idle_timeout_of_the_latest_message_counts_even_when_it_is_shorter(s
     assert way(session, conversation.conversation, NOON + MINUTE).conversation.idle_at == IDLE_AT + MINUTE
 
 
+@every_way
+def test_what_a_message_returns_is_the_sessions_own_object_with_the_values_of_the_database(
+    session: Session, way: Way
+) -> None:
+    first = open_conversation(session).conversation
+    session.commit()
+    session.expire(first)
+
+    resumed = way(session, first, NOON + MINUTE).conversation
+
+    assert resumed is first
+    assert resumed in session
+    assert not session.dirty
+    assert (first.status, first.updated_at) == (PROGRESS, NOON + MINUTE)
+    session.refresh(first)
+    assert first == get_conversation(session, conv_id=first.conv_id)
+
+
+@every_way
+def test_what_the_session_has_yet_to_write_is_written_before_a_message(session: Session, way: Way) -> None:
+    first = open_conversation(session).conversation
+    first.user_id = "maria"
+
+    resumed = way(session, first, NOON + MINUTE).conversation
+
+    assert resumed.user_id == "maria"
+    session.refresh(resumed)
+    assert resumed.user_id == "maria"
+
+
 def test_both_directions_of_a_pair_are_one_conversation(session: Session) -> None:
     there = open_conversation(session, from_number="+33 6 00 00 00 07", to_number="+33123456789")
     back = open_conversation(session, from_number="+33123456789", to_number="+33600000007", channel="WhatsApp")
@@ -336,6 +375,17 @@ def test_activity_by_session_key_continues_the_latest_of_its_conversations(sessi
     activity = by_session_key(session, conversation, conversation.idle_at)
 
     assert (activity.opened, activity.conversation.user_id) == (True, "generation 2")
+
+
+def test_activity_by_session_key_continues_the_active_one_although_another_was_opened_later(engine: Engine) -> None:
+    later = {"created_at": "2026-01-31 13:00:00.000000", "ended_at": "2026-01-31 13:00:00.000000"}
+    insert_row(engine, session_key="shared", user_id="ended", status="closed", **later)
+    active = insert_row(engine, session_key="shared", user_id="active")
+    with open_session(engine) as session:
+        activity = record_activity(session, session_key="shared", now=IDLE_AT, timeouts=TIMEOUTS)
+
+        assert (activity.opened, activity.conversation.user_id) == (True, "active")
+        assert get_conversation(session, conv_id=uuid.UUID(active)).status is IDLE_TIMEOUT
 
 
 @pytest.mark.parametrize("known_by", [{"conv_id": UNKNOWN}, {"session_key": "nobody's"}])

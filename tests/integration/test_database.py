@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
 
-from services.database import create_database_engine, current_time, limit_statements, parse_database_url
+from services.database import create_database_engine, current_time, parse_database_url, set_locally
 from services.errors import InvalidValueError
 
 
@@ -14,7 +14,7 @@ def test_a_statement_that_waits_too_long_is_ended_and_the_next_transaction_is_no
     engine = create_database_engine(postgresql_url)
     with engine.begin() as holder, engine.connect() as waiting:
         holder.execute(text("LOCK TABLE conversations"))
-        limit_statements(waiting, timedelta(milliseconds=50))
+        set_locally(waiting, statement_timeout="50")
         with pytest.raises(DBAPIError, match="statement timeout"):
             waiting.execute(text("SELECT count(*) FROM conversations"))
     with engine.begin() as connection:

@@ -16,7 +16,7 @@ from services.database import check_database, create_database_engine
 from services.errors import DatabaseNotMigratedError, DatabaseUnavailableError
 from tests.support import all_conversations, opened
 
-TABLES = {"conversations", "conversation_events"}
+TABLES = {"conversations", "conversation_events", "latest_conversations"}
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -21,7 +21,7 @@ from services.operations.control import (
 from services.operations.report import print_pause, print_resume, print_status, print_trigger
 from services.operations.status import Asked, TaskStatus, actor_of, read_status
 from services.scheduling import keys
-from services.sweeps import Task
+from services.tasks import Task
 from tests.support import wait_for
 
 T = TypeVar("T")

@@ -37,7 +37,7 @@ from services.operations.wording import span
 from services.scheduling import keys
 from services.scheduling.queue import Outcome
 from services.settings import load_settings
-from services.sweeps import Task
+from services.tasks import Task
 from tests.servers import redis_server_with
 from tests.support import MOMENT, NOON
 

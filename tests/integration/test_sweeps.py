@@ -1,26 +1,27 @@
 import itertools
+import uuid
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from sqlalchemy import Engine, event
+from sqlalchemy import Engine
 
 from models import Conversation, ConversationStatus, EventCause
 from services.conversations import close_conversation, record_activity
 from services.database import create_database_engine, open_session
 from services.errors import InvalidValueError, NaiveDatetimeError
 from services.sweeps import (
-    LARGEST_BATCH_SIZE,
     Sweep,
-    Task,
     find_expired_conversations,
     find_idle_conversations,
     process_expired_conversations,
     process_idle_conversations,
 )
+from services.tasks import LARGEST_BATCH_SIZE, Task
 from services.timeouts import Timeouts
+from tests.plans import statements_of
 from tests.support import MOMENT, NOON, TIMEOUTS, all_conversations, all_events, insert_row, opened
 
 IDLE_TIMEOUT, EXPIRED = ConversationStatus.IDLE_TIMEOUT, ConversationStatus.EXPIRED
@@ -254,6 +255,34 @@ def test_a_sweep_does_one_batch_however_late_it_is(engine: Engine, process: Proc
 
 
 @both_sweeps
+def test_a_sweep_that_is_told_to_ends_after_the_batch_in_hand(engine: Engine, process: Process) -> None:
+    for number in range(6):
+        opened(engine, number=number)
+    sweep_id = uuid.uuid4()
+
+    sweep = process(engine, now=LATER, batch_size=2, sweep_id=sweep_id, proceed=iter((True, False)).__next__)
+
+    assert (sweep.count, sweep.batches, sweep.drained, sweep.sweep_id) == (4, 2, False, sweep_id)
+    assert [event.sweep_id for event in all_events(engine)] == [sweep_id] * 4
+
+
+@both_sweeps
+def test_a_sweep_is_asked_whether_to_go_on_after_full_batches_only(engine: Engine, process: Process) -> None:
+    asked: list[int] = []
+    for number in range(5):
+        opened(engine, number=number)
+
+    def proceed() -> bool:
+        asked.append(len(all_events(engine)))
+        return True
+
+    assert process(engine, now=LATER, batch_size=2, proceed=proceed).drained
+    assert asked == [2, 4]
+    process(engine, now=LATER, batch_size=2, proceed=proceed)
+    assert asked == [2, 4]
+
+
+@both_sweeps
 def test_a_sweep_ends_only_what_was_due_when_it_started(engine: Engine, process: Process) -> None:
     opened(engine, number=1, timeouts=minutes(30, 30))
     opened(engine, number=2, timeouts=minutes(30, 30), now=NOON + timedelta(seconds=1))
@@ -343,14 +372,16 @@ def test_now_in_any_time_zone_is_the_same_instant(engine: Engine, process: Proce
 
 def test_each_batch_limits_how_long_it_may_wait_for_a_lock_on_the_table(postgresql_url: str) -> None:
     engine = create_database_engine(postgresql_url)
-    written: list[str] = []
-    event.listen(engine, "before_cursor_execute", lambda *given: written.append(given[2]))
     opened(engine)
     opened(engine, number=2)
-    written.clear()
 
-    sweep = process_idle_conversations(engine, now=NOON + timedelta(hours=1), batch_size=1)
+    with statements_of(engine) as sent:
+        sweep = process_idle_conversations(engine, now=NOON + timedelta(hours=1), batch_size=1)
 
     assert sweep.count == 2
-    assert written[0::2] == ["SET LOCAL statement_timeout = 20000"] * 3
+    settings = [given for statement, given in sent if "set_config" in statement]
+    assert len(settings) == 3
+    for given in settings:
+        values = list(given.values())
+        assert values[values.index("statement_timeout") + 1] == "20000"
     engine.dispose()

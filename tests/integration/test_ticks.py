@@ -19,7 +19,15 @@ from services.scheduling.keys import task_key
 from services.scheduling.runs import RunRecord
 from services.session_keys import canonical_session_key
 from services.settings import Settings
-from tests.schedulers import CountedActor, broker_on, messages, wait_until_drained, working
+from tests.schedulers import (
+    CountedActor,
+    broker_on,
+    campaigning,
+    messages,
+    scheduler_of,
+    wait_until_drained,
+    working,
+)
 from tests.support import wait_for
 
 HOURLY = Every(seconds=3_600)
@@ -213,6 +221,36 @@ def test_a_redis_that_takes_no_notes_stops_no_run(broker: TickBroker, redis_url:
     assert task.runs == 1
 
 
+def test_a_run_that_was_called_in_is_not_the_last_run_of_a_task(
+    broker: TickBroker, redis_url: str, client: redis.Redis
+) -> None:
+    task = CountedActor(broker, HOURLY)
+    beside = CountedActor(broker, None, name="beside", called_in=True)
+    tick(task, slot_before(0))
+    with working(broker):
+        wait_until_drained(redis_url)
+        noted = client.hgetall(task_key("task"))
+        beside.actor.send()
+        wait_until_drained(redis_url)
+
+    assert (task.runs, beside.runs) == (1, 1)
+    assert client.hgetall(task_key("task")) == noted
+    assert client.keys("adjourn:*") == [task_key("task")]
+
+
+def test_who_is_called_in_by_runs_cannot_be_triggered(broker: TickBroker, redis_url: str, client: redis.Redis) -> None:
+    CountedActor(broker, HOURLY)
+    CountedActor(broker, None, name="beside", called_in=True)
+    for name in ("task", "beside"):
+        client.hset(task_key(name), "trigger_id", "asked for")
+
+    with campaigning(scheduler_of(broker, redis_url)):
+        wait_for(lambda: messages(redis_url), what="what was triggered")
+        wait_for(lambda: client.hget(task_key("task"), "triggered_id"), what="the note")
+
+    assert "beside" not in {message["actor_name"] for message in messages(redis_url)}
+
+
 # The actors of production, in a process of their own because they read their settings when they are imported.
 
 
@@ -251,6 +289,21 @@ def test_a_process_that_is_no_scheduler_sends_whatever_it_is_told_to(redis_url: 
     assert run_actors(script, tmp_path, REDIS_URL=redis_url).returncode == 0
     (message,) = messages(redis_url, "sweeps")
     assert message["options"]["scheduled_at"] == "2026-01-31T12:00:00Z"
+
+
+def test_a_call_to_a_task_that_there_is_not_is_one_clear_line(redis_url: str, tmp_path: Path) -> None:
+    script = (
+        "import actors\n"
+        "for task, sweep_id in (('nonsense', '0' * 32), ('idle_conversations', 'nonsense'), (None, 17)):\n"
+        "    actors.drain_backlog(task, sweep_id)"
+    )
+
+    done = run_actors(script, tmp_path, REDIS_URL=redis_url, LOG_FORMAT="json")
+
+    assert done.returncode == 0
+    assert done.stderr.count("\n") == 3
+    for line in done.stderr.splitlines():
+        assert json.loads(line)["message"] == "nothing to drain: no such task or sweep"
 
 
 def test_a_setting_that_makes_no_sense_ends_the_import_with_one_line(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """actors → services → models, never back."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -29,3 +31,29 @@ def test_a_layer_imports_nothing_from_above(layer: str) -> None:
     assert sources
     for source in sources:
         assert not imported_packages(source) & FORBIDDEN[layer], source
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["status"], ["pause", "idle"], ["trigger", "expired"]])
+def test_commands_that_need_no_database_load_nothing_of_one(arguments: list[str], tmp_path: Path) -> None:
+    script = (
+        "import sys\n"
+        "from services.cli import main\n"
+        "try:\n"
+        "    main()\n"
+        "except SystemExit as end:\n"
+        "    print(end.code)\n"
+        "print(sorted({'sqlalchemy', 'sqlmodel', 'alembic', 'dramatiq'} & set(sys.modules)))"
+    )
+    variables = {"REDIS_URL": "redis://127.0.0.1:1/0", "PYTHONPATH": str(PROJECT)}
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        check=True,
+        capture_output=True,
+        text=True,
+        env=variables,
+        cwd=tmp_path,
+    )
+
+    *_, end, loaded = done.stdout.splitlines()
+    assert loaded == "[]"
+    assert end == "0" if arguments == ["--help"] else end.startswith("adjourn: cannot use Redis")

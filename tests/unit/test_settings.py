@@ -7,7 +7,7 @@ import pytest
 from services.errors import SettingsError
 from services.schedules import Cron, Every
 from services.settings import Settings, load_settings
-from services.sweeps import Task
+from services.tasks import Task
 from services.timeouts import Timeouts
 from tests.support import NOON
 
@@ -29,6 +29,7 @@ def test_the_names_that_deployments_set_are_all_known() -> None:
         "ADJOURN_DATA_DIR",
         "BACKGROUND_TASK_INTERVAL",
         "BACKGROUND_TASK_BATCH_SIZE",
+        "BACKGROUND_TASK_DRAIN_WORKERS",
         "BACKGROUND_TASK_ENABLE_METRICS",
         "BACKGROUND_TASK_IDLE_TIMEOUT",
         "BACKGROUND_TASK_EXPIRE_AFTER",
@@ -55,6 +56,7 @@ def test_an_empty_environment_gives_the_defaults() -> None:
     assert settings.interval == timedelta(seconds=60)
     assert settings.batch_size == 2_000
     assert settings.time_budget == timedelta(seconds=30)
+    assert settings.drain_workers == 4
     assert settings.enable_metrics
     assert settings.lease_timeout == timedelta(seconds=15)
     assert settings.renew_interval == timedelta(seconds=5)
@@ -67,6 +69,13 @@ def test_an_empty_environment_gives_the_defaults() -> None:
     assert settings.database.drivername == "sqlite"
     assert settings.database.database == str(Path.cwd() / ".adjourn" / "adjourn.db")
     assert settings.broker_url == "redis://127.0.0.1:6379/0"
+
+
+def test_on_sqlite_nobody_is_called_in_to_a_backlog() -> None:
+    settings = load_settings(BACKGROUND_TASK_DRAIN_WORKERS="3", DATABASE_URL="postgresql://localhost/adjourn")
+    assert settings.crew_limit == 3
+
+    assert load_settings(BACKGROUND_TASK_DRAIN_WORKERS="3").crew_limit == 1
 
 
 def refusal(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> str:

@@ -1,0 +1,16 @@
+"""The two tasks, and how much a batch of theirs may be. It imports nothing, for commands that ask Redis only."""
+
+from enum import StrEnum
+
+#: How many conversations one transaction ends: enough to pay for the statement, few enough that a message
+#: which waits for one of its rows does not notice.
+DEFAULT_BATCH_SIZE = 2_000
+#: The largest batch that is taken: beyond it, larger is slower and only the wait grows.
+LARGEST_BATCH_SIZE = 100_000
+
+
+class Task(StrEnum):
+    """The two sweeps, by the name that metrics and logs carry."""
+
+    IDLE = "idle_conversations"
+    EXPIRED = "expired_conversations"

@@ -1,0 +1,103 @@
+"""Which conversation was opened last on a session key: kept by triggers, whoever writes."""
+
+import uuid
+from datetime import UTC, datetime
+
+from sqlalchemy import Engine, select
+
+from models import LatestConversation
+from services import migrations
+from services.database import create_database_engine, open_session
+from tests.support import NOON, insert_row, opened
+
+EARLIER, LATER = "2026-01-31 11:00:00.000000", "2026-01-31 13:00:00.000000"
+CLOSED = {"status": "closed", "ended_at": "2026-01-31 14:00:00.000000"}
+
+
+def latest(engine: Engine) -> dict[str, uuid.UUID]:
+    with open_session(engine) as session:
+        return {one.session_key: one.conv_id for one in session.scalars(select(LatestConversation))}
+
+
+def run(engine: Engine, statement: str) -> None:
+    with engine.begin() as connection:
+        connection.exec_driver_sql(statement)
+
+
+def test_an_opening_is_noted_with_its_instant(engine: Engine) -> None:
+    conversation = opened(engine)
+
+    with open_session(engine) as session:
+        (noted,) = session.scalars(select(LatestConversation))
+    assert (noted.session_key, noted.conv_id, noted.opened_at) == (conversation.session_key, conversation.conv_id, NOON)
+
+
+def test_the_one_that_was_opened_last_counts_in_whatever_order_they_are_written(engine: Engine) -> None:
+    insert_row(engine, session_key="key", created_at=EARLIER, **CLOSED)
+    last = insert_row(engine, session_key="key", created_at=LATER, **CLOSED)
+    insert_row(engine, session_key="key", **CLOSED)
+
+    assert latest(engine) == {"key": uuid.UUID(last)}
+
+
+def test_of_two_that_were_opened_at_one_instant_the_one_that_was_written_last_counts(engine: Engine) -> None:
+    insert_row(engine, session_key="key", **CLOSED)
+    last = insert_row(engine, session_key="key")
+
+    assert latest(engine) == {"key": uuid.UUID(last)}
+
+
+def test_an_instant_in_another_form_counts_as_what_it_is(engine: Engine) -> None:
+    insert_row(engine, session_key="key", created_at="2026-01-31T13:30:00+02:00", **CLOSED)
+    last = insert_row(engine, session_key="key")
+
+    assert latest(engine) == {"key": uuid.UUID(last)}
+    with open_session(engine) as session:
+        (noted,) = session.scalars(select(LatestConversation))
+    assert noted.opened_at == datetime(2026, 1, 31, 12, tzinfo=UTC)
+
+
+def test_a_conversation_that_is_deleted_is_forgotten_with_its_key(engine: Engine) -> None:
+    earlier = insert_row(engine, session_key="key", created_at=EARLIER, **CLOSED)
+    last = insert_row(engine, session_key="key")
+
+    run(engine, f"DELETE FROM conversations WHERE conv_id = '{earlier}'")
+    assert latest(engine) == {"key": uuid.UUID(last)}
+
+    run(engine, f"DELETE FROM conversations WHERE conv_id = '{last}'")
+    assert latest(engine) == {}
+
+
+def test_a_conversation_that_gets_another_key_is_found_by_that(engine: Engine) -> None:
+    only = insert_row(engine, session_key="old")
+
+    run(engine, "UPDATE conversations SET session_key = 'new'")
+
+    assert latest(engine) == {"new": uuid.UUID(only)}
+
+
+def test_a_writer_need_not_have_the_tables_in_its_search_path(postgresql_url: str) -> None:
+    engine = create_database_engine(postgresql_url)
+    conversation = opened(engine)
+
+    run(
+        engine,
+        "SET LOCAL search_path = pg_catalog; INSERT INTO public.conversations "
+        "SELECT gen_random_uuid(), owner_id, user_id, channel, from_number, to_number, 'another', status, metadata, "
+        "created_at, updated_at, idle_at, expires_at "
+        "FROM public.conversations",
+    )
+
+    assert set(latest(engine)) == {conversation.session_key, "another"}
+    engine.dispose()
+
+
+def test_the_upgrade_finds_the_last_one_of_each_key_that_is_there(engine: Engine) -> None:
+    migrations.downgrade(engine, "0001")
+    last = insert_row(engine, session_key="key", created_at=LATER, **CLOSED)
+    insert_row(engine, session_key="key", created_at=EARLIER, **CLOSED)
+    only = insert_row(engine, session_key="another")
+
+    migrations.upgrade(engine)
+
+    assert latest(engine) == {"key": uuid.UUID(last), "another": uuid.UUID(only)}

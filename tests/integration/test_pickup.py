@@ -1,0 +1,198 @@
+"""Which messages a worker takes, and when: none that it has no thread for, so that nothing waits behind long runs."""
+
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import dramatiq
+import pytest
+import redis
+from dramatiq import Worker
+
+from actors.broker import TickBroker
+from actors.pickup import IDLE_PAUSE_MS, FrugalBroker, PromptPickup
+from actors.stopping import Stopping
+from services.redis_client import connect
+from tests.schedulers import broker_on
+from tests.support import wait_for
+
+LONG, SHORT = "sweeps", "drains"
+
+
+class WatchedBroker(TickBroker):
+    """A broker that counts how often it was asked for messages of a queue."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.looks: Counter[str] = Counter()
+
+    def do_fetch(self, queue_name: str, count: int) -> list[bytes]:
+        fetched = super().do_fetch(queue_name, count)
+        self.looks[queue_name] += 1
+        return fetched
+
+    @contextmanager
+    def nothing_fetched(self) -> Iterator[None]:
+        """Let messages come together before any of them is taken."""
+        with self._fetching:
+            yield
+
+    def wait_for_looks(self, queue_name: str) -> None:
+        """Wait until it has looked for messages that are there now."""
+        seen = self.looks[queue_name]
+        wait_for(lambda: self.looks[queue_name] >= seen + 2, what="a look into the queue")
+
+
+class WorkerProcess:
+    """What one process of ``dramatiq actors`` has: a broker, a worker, a long run that lasts until it is let go."""
+
+    def __init__(self, url: str, *, threads: int) -> None:
+        self.stopping = Stopping()
+        self.broker = WatchedBroker(
+            client=connect(url, timeout=5), middleware=[PromptPickup(environment={}), self.stopping]
+        )
+        self.running = 0
+        self.done = 0
+        self.let_go = threading.Event()
+        self.long: Any = dramatiq.actor(broker=self.broker, actor_name="long", queue_name=LONG)(self._run_long)
+        self.also_long: Any = dramatiq.actor(broker=self.broker, actor_name="also_long", queue_name=SHORT)(
+            self._run_long
+        )
+        self.short: Any = dramatiq.actor(broker=self.broker, actor_name="short", queue_name=SHORT)(self._run_short)
+        self.worker = Worker(self.broker, worker_threads=threads)
+
+    def _run_long(self) -> None:
+        self.running += 1
+        self.let_go.wait(60)
+
+    def _run_short(self) -> None:
+        self.done += 1
+
+    def close(self) -> None:
+        self.let_go.set()
+        self.worker.stop()
+        self.broker.close()
+        self.broker.client.close()
+
+
+@contextmanager
+def worker_process(url: str, *, threads: int = 1) -> Iterator[WorkerProcess]:
+    with ExitStack() as exits:
+        process = WorkerProcess(url, threads=threads)
+        exits.callback(process.close)
+        process.worker.start()
+        yield process
+
+
+@pytest.fixture
+def client(redis_url: str) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(redis_url) as client:
+        yield client
+
+
+def waiting(client: redis.Redis, queue: str) -> int:
+    """Return how many messages of a queue nobody has taken."""
+    return int(client.llen(f"dramatiq:{queue}"))
+
+
+def test_a_short_message_is_done_while_a_long_run_goes_on(redis_url: str) -> None:
+    with worker_process(redis_url, threads=2) as process:
+        process.long.send()
+        wait_for(lambda: process.running, what="the long run")
+        process.short.send()
+        wait_for(lambda: process.done, what="the short one")
+        assert not process.let_go.is_set()
+
+
+def test_a_process_whose_threads_are_busy_leaves_messages_to_others(redis_url: str, client: redis.Redis) -> None:
+    with worker_process(redis_url) as full:
+        full.long.send()
+        wait_for(lambda: full.running, what="the long run")
+        full.short.send()
+        full.long.send()
+        for queue in (SHORT, LONG):
+            full.broker.wait_for_looks(f"{queue}.DQ")  # of its own queue it does not even ask
+        full.broker.wait_for_looks(SHORT)
+        assert (waiting(client, SHORT), waiting(client, LONG)) == (1, 1)
+
+        with worker_process(redis_url, threads=2) as other:
+            wait_for(lambda: other.done and other.running, what="both messages")
+        assert (full.running, full.done) == (1, 0)
+
+
+def test_a_process_takes_no_more_than_it_has_threads_for(redis_url: str, client: redis.Redis) -> None:
+    with worker_process(redis_url, threads=2) as process:
+        process.long.send()
+        wait_for(lambda: process.running == 1, what="the first run")
+        with process.broker.nothing_fetched():
+            for _ in range(3):
+                process.also_long.send()
+        wait_for(lambda: process.running == 2, what="the second run")
+        process.broker.wait_for_looks(SHORT)
+        assert waiting(client, SHORT) == 2
+
+
+def test_a_process_that_was_full_takes_messages_when_a_thread_is_free_again(redis_url: str) -> None:
+    with worker_process(redis_url) as process:
+        for actor in (process.long, process.short, process.short):
+            actor.send()
+            wait_for(lambda: process.running, what="the long run")
+        process.let_go.set()
+        wait_for(lambda: process.done == 2, what="the short ones")
+
+
+def test_a_full_process_is_still_known_to_live(redis_url: str, client: redis.Redis) -> None:
+    with worker_process(redis_url) as process:
+        process.long.send()
+        wait_for(lambda: process.running, what="the long run")
+        client.zadd("dramatiq:__heartbeats__", {process.broker.broker_id: 0})
+        wait_for(lambda: client.zscore("dramatiq:__heartbeats__", process.broker.broker_id), what="a sign of its life")
+
+
+def test_a_worker_that_was_told_to_stop_takes_no_message(redis_url: str, client: redis.Redis) -> None:
+    with worker_process(redis_url, threads=2) as process:
+        process.long.send()
+        wait_for(lambda: process.running, what="the long run")
+        assert not process.stopping.is_stopping()
+        stop = threading.Thread(target=process.worker.stop)
+        stop.start()
+        wait_for(process.stopping.is_stopping, what="the end of taking messages")
+        process.short.send()
+        process.broker.wait_for_looks(SHORT)
+        assert waiting(client, SHORT) == 1
+
+        process.let_go.set()
+        stop.join(30)
+        assert not stop.is_alive()
+
+
+def boot(*, threads: int = 8, **environment: str) -> tuple[Worker, FrugalBroker]:
+    """Return a worker that has begun to boot, and its broker."""
+    pickup = PromptPickup(environment)
+    broker = FrugalBroker(middleware=[pickup])
+    worker = Worker(broker, worker_threads=threads)
+    pickup.before_worker_boot(broker, worker)
+    return worker, broker
+
+
+def test_a_worker_looks_for_messages_often_and_holds_as_many_as_it_has_threads() -> None:
+    worker, broker = boot(threads=3)
+
+    assert (worker.worker_timeout, worker.queue_prefetch, broker.capacity) == (IDLE_PAUSE_MS, 3, 3)
+
+
+def test_what_dramatiqs_own_variables_say_counts() -> None:
+    worker, broker = boot(dramatiq_worker_timeout="1000", dramatiq_queue_prefetch="16")
+
+    assert (worker.worker_timeout, worker.queue_prefetch, broker.capacity) == (1000, 16, None)
+
+
+def test_a_broker_without_a_worker_fetches_as_dramatiqs_does(redis_url: str) -> None:
+    with broker_on(redis_url) as broker:
+        actor: Any = dramatiq.actor(broker=broker, actor_name="one", queue_name=SHORT)(lambda: None)
+        for _ in range(3):
+            actor.send()
+
+        assert len(broker.do_fetch(SHORT, 2)) == 2
