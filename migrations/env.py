@@ -3,7 +3,8 @@
 from alembic import context
 from sqlmodel import SQLModel
 
-import models  # noqa: F401 - fills the metadata that autogenerate compares with
+import models.event
+import models.latest  # noqa: F401 - they fill the metadata that autogenerate compares with
 
 context.configure(
     connection=context.config.attributes["connection"],

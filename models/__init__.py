@@ -1,6 +1,29 @@
-"""Rows, statuses, predicates and constraints. Imports SQLModel, SQLAlchemy and the standard library only."""
+"""Rows, statuses, predicates and constraints. Imports SQLModel, SQLAlchemy and the standard library only.
 
-from models.conversation import Conversation, ConversationStatus
-from models.event import ConversationEvent, EventCause
+The names here are imported when somebody asks for them: half a second, which those who want ``models.errors`` do not
+wait for.
+"""
 
-__all__ = ["Conversation", "ConversationEvent", "ConversationStatus", "EventCause"]
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from models.conversation import Conversation, ConversationStatus
+    from models.event import ConversationEvent, EventCause
+    from models.latest import LatestConversation
+
+__all__ = ["Conversation", "ConversationEvent", "ConversationStatus", "EventCause", "LatestConversation"]
+
+_MODULES = {
+    "Conversation": "models.conversation",
+    "ConversationEvent": "models.event",
+    "ConversationStatus": "models.conversation",
+    "EventCause": "models.event",
+    "LatestConversation": "models.latest",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)

@@ -112,20 +112,22 @@ def instant_check(table: str, column: str) -> CheckConstraint:
     ).ddl_if(dialect="sqlite")
 
 
+def plain_instant(column: str) -> str:
+    """Return SQLite's expression of ``column``, an instant in any form of ISO 8601, in the one that compares."""
+    return f"CASE WHEN {_is_plain(column)} THEN {column} ELSE strftime('%Y-%m-%d %H:%M:%f', {column}) || '000' END"
+
+
+def _is_plain(column: str) -> str:
+    return f"{column} GLOB '{_PLAIN_INSTANT}'"
+
+
 def instant_triggers(table: str, key: str, columns: tuple[str, ...]) -> list[str]:
     """Return SQLite's triggers that bring instants which plain SQL wrote in another form into the one that compares.
 
     What Adjourn writes is in that form already (UTC, six digits of fraction) and costs no more than a look.
     """
-
-    def is_plain(column: str) -> str:
-        return f"{column} GLOB '{_PLAIN_INSTANT}'"
-
-    def plain(column: str) -> str:
-        return f"CASE WHEN {is_plain(column)} THEN {column} ELSE strftime('%Y-%m-%d %H:%M:%f', {column}) || '000' END"
-
-    differs = " OR ".join(f"NOT {is_plain(f'NEW.{column}')}" for column in columns)
-    assignments = ", ".join(f"{column} = {plain(column)}" for column in columns)
+    differs = " OR ".join(f"NOT {_is_plain(f'NEW.{column}')}" for column in columns)
+    assignments = ", ".join(f"{column} = {plain_instant(column)}" for column in columns)
     return [
         f"CREATE TRIGGER {table}_instants_{name} AFTER {change} ON {table} WHEN {differs} "  # noqa: S608 - fixed names
         f"BEGIN UPDATE {table} SET {assignments} WHERE {key} = NEW.{key}; END"

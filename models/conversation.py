@@ -1,7 +1,7 @@
 """The conversation: its row, its statuses, and the predicates that say when it is due."""
 
 import uuid
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, ClassVar
 
@@ -30,6 +30,7 @@ from models.columns import (
     instant_triggers,
     readable_check,
 )
+from models.identifiers import new_identifier
 
 
 class ConversationStatus(StrEnum):
@@ -123,11 +124,12 @@ class Conversation(SQLModel, table=True):
             postgresql_where=text(ACTIVE_SQL),
             sqlite_where=text(ACTIVE_SQL),
         ),
-        # The latest conversation of a key, ended or not: a message after its end opens its successor.
-        Index("conversations_session_key", "session_key", "created_at"),
     )
 
-    conv_id: uuid.UUID = Field(default_factory=uuid.uuid4, sa_column=Column(UuidText, primary_key=True))
+    #: Those that are opened one after the other lie together in its index: see ``models.identifiers``.
+    conv_id: uuid.UUID = Field(
+        default_factory=lambda: new_identifier(datetime.now(UTC)), sa_column=Column(UuidText, primary_key=True)
+    )
     #: The tenant whose conversation it is.
     owner_id: str = Field(sa_column=Column(String, nullable=False))
     #: The owner's own name for the person at the other end, where there is one.

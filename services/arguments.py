@@ -90,7 +90,7 @@ def _require_json(place: str, value: object) -> None:
 
 def _is_storable(text: str) -> bool:
     """Return whether both databases take ``text``: PostgreSQL has no NUL, and UTF-8 no surrogates."""
-    return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
+    return "\0" not in text and (text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text))
 
 
 def _shown(value: object) -> str:

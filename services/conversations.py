@@ -9,36 +9,33 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, bindparam, case, or_, select, text, tuple_, update
-from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.sql.selectable import ExecutableReturnsRows
+from sqlalchemy import Connection, bindparam, select, tuple_
 from sqlmodel import Session, col
 
 from models.columns import require_aware
 from models.conversation import (
-    ACTIVE_SQL,
     Conversation,
     ConversationStatus,
     active,
     conversations,
-    ongoing,
+    due_status,
     overdue,
     status_literal,
 )
 from models.event import ConversationEvent, EventCause
+from models.identifiers import new_identifier
+from models.latest import latest_conversations
 from services.arguments import LONGEST_PAGE, require_json_object, require_session_key, require_size, require_text
+from services.endings import MOMENT, Ending, status_at_moment
 from services.errors import ConversationNotFoundError, InvalidValueError
+from services.loading import conversation_of
+from services.messages import BY_ID, BY_SESSION_KEY, open_or_resume
 from services.session_keys import canonical_session_key
 from services.timeouts import Timeouts
-from services.transitions import MOMENT, Transition, status_at_moment
 
 _c = conversations.c
-
-#: A statement that changes a conversation and returns it.
-Returning = ExecutableReturnsRows
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,19 +101,16 @@ def record_activity(
     if (conv_id is None) == (session_key is None):
         raise InvalidValueError("record_activity: give either conv_id or session_key, not both and not neither")
     now = require_aware(now, "now")
-    moved: dict[str, Any] = {"new_updated_at": now, "new_idle_at": _instant_after(now, timeouts.idle)}
+    connection = _writing(session)
+    moved: dict[str, Any] = {"moment": now, "given_idle_at": _instant_after(now, timeouts.idle)}
     if conv_id is not None:
-        statement, predecessor = _touch_by_id(), select(Conversation).where(_c.conv_id == conv_id)
-        moved["key"] = conv_id
+        row = BY_ID.apply(connection, moved | {"given_conv_id": conv_id})
     else:
         session_key = require_session_key(session_key)
-        latest = _c.created_at.desc()
-        statement = _touch_by_session_key()
-        predecessor = select(Conversation).where(_c.session_key == session_key).order_by(latest).limit(1)
-        moved["key"] = session_key
-    if touched := _one_conversation(session, statement, moved):
-        return Activity(touched, opened=False)
-    known = session.scalars(predecessor).one_or_none()
+        row = BY_SESSION_KEY.apply(connection, moved | {"given_session_key": session_key})
+    if row is not None:
+        return Activity(conversation_of(session, row), opened=False)
+    known = _find_predecessor(session, conv_id, session_key)
     if known is None:
         raise ConversationNotFoundError(
             f"no conversation with {'id' if conv_id else 'session key'} {conv_id or session_key!r}; "
@@ -186,101 +180,60 @@ _OPENING = {"owner_id", "user_id", "channel", "from_number", "to_number", "sessi
 
 
 def _open_or_resume(session: Session, opening: dict[str, Any], now: datetime, timeouts: Timeouts) -> Activity:
-    row = opening | {
-        "conv_id": uuid.uuid4(),
-        "status": ConversationStatus.PENDING,
-        "created_at": now,
-        "updated_at": now,
-        "idle_at": _instant_after(now, timeouts.idle),
-        "expires_at": _instant_after(now, timeouts.expiry),
+    conv_id = new_identifier(now)
+    parameters = {f"given_{column}": value for column, value in opening.items()} | {
+        "moment": now,
+        "given_conv_id": conv_id,
+        "given_idle_at": _instant_after(now, timeouts.idle),
+        "given_expires_at": _instant_after(now, timeouts.expiry),
     }
-    statement = _upsert(session.connection().dialect.name)
-    conversation = _one_conversation(session, statement, row)
-    if conversation is None:
-        # There is an active one, which the statement has locked, but it is pending or past its deadline.
-        settled = {"settled_key": row["session_key"], "settled_owner": row["owner_id"]}
-        _SETTLING.apply(session.connection(), moment=now, **settled)
-        conversation = _one_conversation(session, statement, row)
-        if conversation is None:
+    connection = _writing(session)
+    row = open_or_resume(connection, parameters)
+    if row is None:
+        # There is an active one, which is locked now: end it if it is past its deadline, and look again.
+        settled = {"settled_key": opening["session_key"], "settled_owner": opening["owner_id"]}
+        _SETTLING.apply(connection, moment=now, **settled)
+        row = open_or_resume(connection, parameters)
+        if row is None:
             raise InvalidValueError(
-                f"session_key: {row['session_key']!r} has an active conversation of another owner; "
+                f"session_key: {opening['session_key']!r} has an active conversation of another owner; "
                 "put the owner into the key, as canonical_session_key does"
             )
-    return Activity(conversation, opened=conversation.conv_id == row["conv_id"])
+    conversation = conversation_of(session, row)
+    return Activity(conversation, opened=conversation.conv_id == conv_id)
 
 
-#: A message came on the active conversation of a key: it moves out of ``pending``, or to its end.
-_SETTLING = Transition(
-    status=status_at_moment(status_literal(ConversationStatus.PROGRESS)),
+def _find_predecessor(session: Session, conv_id: uuid.UUID | None, session_key: str | None) -> Conversation | None:
+    """Return the conversation of an id; or of a session key the active one, else the one that was opened last."""
+    if conv_id is not None:
+        return session.scalars(select(Conversation).where(_c.conv_id == conv_id)).one_or_none()
+    goes_on = select(Conversation).where(active, _c.session_key == session_key)
+    latest = select(latest_conversations.c.conv_id).where(latest_conversations.c.session_key == session_key)
+    opened_last = select(Conversation).where(_c.conv_id == latest.scalar_subquery())
+    return session.scalars(goes_on).one_or_none() or session.scalars(opened_last).one_or_none()
+
+
+#: A message came on the active conversation of a key, which is past its deadline.
+_SETTLING = Ending(
+    status=due_status,
     cause=EventCause.ACTIVITY,
     where=(_c.session_key == bindparam("settled_key", type_=_c.session_key.type))
     & (_c.owner_id == bindparam("settled_owner", type_=_c.owner_id.type))
-    & or_(_c.status == status_literal(ConversationStatus.PENDING), overdue(MOMENT)),
+    & overdue(MOMENT),
 )
 #: The application closes a conversation.
-_CLOSING = Transition(
+_CLOSING = Ending(
     status=status_at_moment(status_literal(ConversationStatus.CLOSED)),
     cause=EventCause.CLOSE,
     where=_c.conv_id == bindparam("closed_id", type_=_c.conv_id.type),
 )
 
 
-@cache
-def _upsert(dialect: str) -> Returning:
-    """Insert a conversation, or record activity on the one in progress on its key; neither when that is unsettled.
-
-    One round trip for the first message, and from the third on: the second moves it out of ``pending``. It waits for a
-    sweep that holds the row, then sees what that did.
-    """
-    new = (sqlite.insert if dialect == "sqlite" else postgresql.insert)(conversations)
-    arriving = new.excluded
-    later = arriving.updated_at >= _c.updated_at
-    upsert = new.on_conflict_do_update(
-        index_elements=[_c.session_key],
-        index_where=text(ACTIVE_SQL),
-        set_={
-            "updated_at": case((later, arriving.updated_at), else_=_c.updated_at),
-            "idle_at": case((later, arriving.idle_at), else_=_c.idle_at),
-        },
-        where=_in_progress(arriving.updated_at) & (_c.owner_id == arriving.owner_id),
-    )
-    return select(Conversation).from_statement(upsert.returning(conversations))
-
-
-@cache
-def _touch_by_id() -> Returning:
-    """Record activity on the conversation of an id, if it is in progress."""
-    return _touch(_c.conv_id == bindparam("key", type_=_c.conv_id.type))
-
-
-@cache
-def _touch_by_session_key() -> Returning:
-    """Record activity on the conversation of a session key, if one is in progress."""
-    return _touch(_c.session_key == bindparam("key", type_=_c.session_key.type))
-
-
-def _touch(which: ColumnElement[bool]) -> Returning:
-    updated_at = bindparam("new_updated_at", type_=_c.updated_at.type)
-    idle_at = bindparam("new_idle_at", type_=_c.idle_at.type)
-    later = updated_at >= _c.updated_at
-    touch = (
-        update(conversations)
-        .where(which, _in_progress(updated_at))
-        .values(
-            updated_at=case((later, updated_at), else_=_c.updated_at),
-            idle_at=case((later, idle_at), else_=_c.idle_at),
-        )
-    )
-    return select(Conversation).from_statement(touch.returning(conversations))
-
-
-def _in_progress(now: ColumnElement[datetime]) -> ColumnElement[bool]:
-    """Return the predicate: no status changes when a message comes at ``now``, only the activity moves."""
-    return ongoing(now) & (_c.status == status_literal(ConversationStatus.PROGRESS))
-
-
-def _one_conversation(session: Session, statement: Returning, parameters: dict[str, Any]) -> Conversation | None:
-    return session.scalars(statement, parameters, execution_options={"populate_existing": True}).one_or_none()
+def _writing(session: Session) -> Connection:
+    """Return the connection of the session's transaction, with what the session has to write written."""
+    if session.autoflush:
+        session.flush()
+    return session.connection()
 
 
 def _instant_after(now: datetime, timeout: timedelta) -> datetime:

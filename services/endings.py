@@ -1,4 +1,4 @@
-"""The one statement that changes statuses: the rows that a criterion picks, and their events, together.
+"""The one statement that ends conversations: the rows that a criterion picks, and their events, together.
 
 On PostgreSQL it is a single statement: pick and lock, update, record, count. SQLite cannot write inside a CTE, but has
 one writer: there the events are recorded first and the rows follow from them, in the same transaction.
@@ -12,13 +12,14 @@ from typing import Any
 
 from sqlalchemy import (
     Column,
+    ColumnClause,
     ColumnElement,
     Connection,
     Executable,
     Integer,
-    Select,
     bindparam,
     case,
+    column,
     func,
     insert,
     literal,
@@ -28,7 +29,7 @@ from sqlalchemy import (
 )
 
 from models.columns import UtcDateTime
-from models.conversation import ENDED_STATUSES, ConversationStatus, active, conversations, deadline, due_status
+from models.conversation import ConversationStatus, active, conversations, deadline, due_status
 from models.event import EventCause, conversation_events
 
 _c = conversations.c
@@ -37,6 +38,7 @@ _e = conversation_events.c
 #: The moment of a change, as a parameter of its statement: what deadlines are judged by when a message or a person
 #: changes a conversation, ``ended_at`` of the rows that end, ``occurred_at`` of the events.
 MOMENT = bindparam("moment", type_=UtcDateTime())
+_SWEEP_ID = bindparam("sweep_id", type_=_e.sweep_id.type)
 _RECORDED = [
     _e.conv_id,
     _e.previous_status,
@@ -47,15 +49,19 @@ _RECORDED = [
     _e.sweep_id,
     _e.occurred_at,
 ]
-_NAMES = [column.name for column in _RECORDED]
+#: Where PostgreSQL keeps a row's version.
+_PLACE: ColumnClause[Any] = column("ctid")
+_PLACE.table = conversations
 
 
 @dataclass(frozen=True, slots=True)
-class Changed:
-    """What one statement changed."""
+class Ended:
+    """What one statement ended."""
 
     count: int
-    #: The largest value of the order column among the rows, where there was an order and the database tells it.
+    #: How many it picked. The rest has changed since, so that PostgreSQL did not let the statement have them.
+    picked: int
+    #: The largest value of the order column among those, where there was an order and the database tells it.
     last: datetime | None = None
 
 
@@ -64,8 +70,8 @@ def status_at_moment(otherwise: ColumnElement[ConversationStatus]) -> ColumnElem
     return case((deadline <= MOMENT, due_status), else_=otherwise)
 
 
-class Transition:
-    """A change of status of the active conversations that ``where`` picks, with its events.
+class Ending:
+    """An end of the active conversations that ``where`` picks, with its events.
 
     ``status`` is what each row gets, as an expression of its present values. With ``order_by`` it takes the first
     ``batch_size`` in that order, and leaves out those that another transaction holds; without, it waits for them. Make
@@ -80,62 +86,73 @@ class Transition:
         where: ColumnElement[bool],
         order_by: Column[datetime] | None = None,
     ) -> None:
-        picked = select(
-            _c.conv_id,
-            _c.status.label("previous_status"),
-            status.label("status"),
-            deadline.label("deadline"),
-            _c.updated_at.label("last_activity_at"),
-            literal(cause, _e.cause.type).label("cause"),
-            bindparam("sweep_id", type_=_e.sweep_id.type).label("sweep_id"),
-            MOMENT.label("occurred_at"),
-        ).where(active, where)
-        if order_by is not None:
-            batch_size = bindparam("batch_size", type_=Integer())
-            picked = picked.add_columns(order_by.label("position")).order_by(order_by).limit(batch_size)
-        self._picked: Select[Any] = picked.with_for_update(skip_locked=order_by is not None)
+        self._status = status
+        self._cause = literal(cause, _e.cause.type)
+        self._where = where
+        self._order_by = order_by
 
     def apply(
         self, connection: Connection, *, moment: datetime, sweep_id: uuid.UUID | None = None, **parameters: Any
-    ) -> Changed:
-        """Make the change in the caller's transaction; ``parameters`` are those of ``where``, and ``batch_size``.
+    ) -> Ended:
+        """End them in the caller's transaction; ``parameters`` are those of ``where``, and ``batch_size``.
 
         Each conversation is judged in the version of its row that is locked.
         """
         parameters |= {"moment": moment, "sweep_id": sweep_id}
         if connection.dialect.name != "sqlite":
-            count, last = connection.execute(self._whole, parameters).one()
-            return Changed(count, last)
+            return Ended(*connection.execute(self._whole, parameters).one())
         before = connection.execute(_LAST_EVENT).scalar_one()
         connection.execute(self._record, parameters)
-        return Changed(connection.execute(_FOLLOW_EVENTS, {"before": before}).rowcount)
+        count = connection.execute(_FOLLOW_EVENTS, {"before": before}).rowcount
+        return Ended(count, picked=count)
 
     @cached_property
     def _whole(self) -> Executable:
-        """All of it, for PostgreSQL; returns a row of ``Changed``."""
-        due = self._picked.cte("due")
-        changed = (
+        """All of it, for PostgreSQL; returns a row of ``Ended``."""
+        # By its place a row is found at once. But a version that came after the statement began is found by its key
+        # only: a sweep leaves that to the next one, who waited for it must have it.
+        place = _c.conv_id if self._order_by is None else _PLACE
+        last = null() if self._order_by is None else self._order_by
+        due = self._pick(place.label("place"), _c.status.label("previous_status"), last.label("position"))
+        due = due.with_for_update(key_share=True, skip_locked=self._order_by is not None).cte("due")
+        ended = (
             update(conversations)
-            .where(_c.conv_id == due.c.conv_id)
-            .values(status=due.c.status, ended_at=_ended_at(due.c.status, due.c.occurred_at))
-            .returning(*due.c)
-            .cte("changed")
+            .where(place == due.c.place)
+            .values(status=self._status, ended_at=MOMENT)
+            .returning(
+                _c.conv_id,
+                due.c.previous_status,
+                _c.status,
+                deadline.label("deadline"),
+                _c.updated_at.label("last_activity_at"),
+            )
+            .cte("ended")
         )
-        recorded = insert(conversation_events).from_select(_NAMES, select(*(changed.c[name] for name in _NAMES)))
-        last = func.max(changed.c.position) if "position" in changed.c else null()
-        return select(func.count(), last).select_from(changed).add_cte(recorded.cte("recorded"))
+        recorded = insert(conversation_events).from_select(_RECORDED, select(*ended.c, self._cause, _SWEEP_ID, MOMENT))
+        count = select(func.count()).select_from(ended).scalar_subquery()
+        return select(count, func.count(), func.max(due.c.position)).select_from(due).add_cte(recorded.cte("recorded"))
 
     @cached_property
     def _record(self) -> Executable:
         """The events, for SQLite."""
-        due = self._picked.subquery("due")
-        return insert(conversation_events).from_select(_NAMES, select(*(due.c[name] for name in _NAMES)))
+        due = self._pick(
+            _c.conv_id,
+            _c.status,
+            self._status.label("new_status"),
+            deadline.label("deadline"),
+            _c.updated_at,
+            self._cause,
+            _SWEEP_ID,
+            MOMENT,
+        )
+        return insert(conversation_events).from_select(_RECORDED, due)
 
-
-def _ended_at(
-    status: ColumnElement[ConversationStatus], moment: ColumnElement[datetime]
-) -> ColumnElement[datetime | None]:
-    return case((status.in_(ENDED_STATUSES), moment), else_=null())
+    def _pick(self, *columns: ColumnElement[Any]) -> Any:
+        picked = select(*columns).where(active, self._where)
+        if self._order_by is None:
+            return picked
+        # Written out, so that the planner knows of how few rows it is.
+        return picked.order_by(self._order_by).limit(bindparam("batch_size", type_=Integer(), literal_execute=True))
 
 
 #: On SQLite, where nobody else writes meanwhile: after which event this transaction's are.
@@ -144,5 +161,5 @@ _LAST_EVENT = select(func.coalesce(func.max(_e.event_id), 0))
 _FOLLOW_EVENTS = (
     update(conversations)
     .where(_e.event_id > bindparam("before"), _c.conv_id == _e.conv_id)
-    .values(status=_e.status, ended_at=_ended_at(_e.status, _e.occurred_at))
+    .values(status=_e.status, ended_at=_e.occurred_at)
 )

@@ -17,7 +17,7 @@ from sqlalchemy import URL, Connection, Engine, event
 from services.database import create_database_engine
 from services.errors import InvalidValueError
 
-_TABLES = ("conversation_events", "conversations", "alembic_version")
+_TABLES = ("latest_conversations", "conversation_events", "conversations", "alembic_version")
 
 
 @contextmanager
