@@ -4,9 +4,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+SIZE ?= 1000000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run run-worker run-scheduler demo test chaos lint format lock clean
+.PHONY: help setup run run-worker run-scheduler demo test chaos bench lint format lock clean
 
 help: ## Print the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -38,6 +39,9 @@ test: $(READY) ## Run all tests (PostgreSQL and Redis come from wheels, or from 
 
 chaos: $(READY) ## Break real schedulers and Redis on purpose, for ten minutes (CHAOS_ARGS=--short: a minute)
 	@$(BIN)/python -m tests.chaos $(CHAOS_ARGS)
+
+bench: $(READY) ## Measure beside the bare SQL, and see which targets hold (SIZE=1000000, BENCH_ARGS="--only drain --runs 3")
+	@$(BIN)/python -m benchmarks --size $(SIZE) $(BENCH_ARGS)
 
 lint: $(READY) ## Check style, formatting and types
 	@$(BIN)/ruff check .
