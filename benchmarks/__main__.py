@@ -16,12 +16,15 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+from subprocess import SubprocessError
 from typing import NoReturn
 from urllib.parse import urlsplit
 
+import psycopg
 from rich.console import Console
+from sqlalchemy.exc import SQLAlchemyError
 
-from benchmarks import drain, flat, lag, memory, messages, simulate, startup, waiting
+from benchmarks import choices, drain, flat, lag, memory, messages, simulate, startup, waiting, ways
 from benchmarks.bench import Bench, Options
 from benchmarks.errors import BenchmarkError
 from benchmarks.machine import PROJECT, describe_commit, describe_machine, describe_versions
@@ -29,9 +32,12 @@ from benchmarks.postgresql import postgresql_server
 from benchmarks.report import draw_tables, write_json
 from benchmarks.rows import Layout
 from services.embedded.redis_server import PrivateRedis
+from services.errors import AdjournError
 
 SECTIONS: dict[str, Callable[[Bench], None]] = {
     "drain": drain.run,
+    "choices": choices.run,
+    "ways": ways.run,
     "flat": flat.run,
     "lag": lag.run,
     "waiting": waiting.run,
@@ -68,23 +74,24 @@ def main() -> int:
         circumstances |= {"versions": describe_versions(redis_url), "postgresql": postgresql.describe()}
         for what, known in circumstances.items():
             shown = ", ".join(f"{name} {value}" for name, value in known.items()) if isinstance(known, dict) else known
-            console.print(f"{what}: {shown}", markup=False)
+            console.print(f"{what}: {shown}", markup=False, soft_wrap=True)
         bench = Bench(options, console, directory, postgresql, redis_url)
         try:
             for section in sections:
                 SECTIONS[section](bench)
-        except BenchmarkError as error:
-            console.print(f"\n{error}", markup=False)
+        except (BenchmarkError, AdjournError, psycopg.Error, SQLAlchemyError, SubprocessError, OSError) as error:
+            console.print(f"\n{type(error).__name__}: {error}", markup=False)
             exit_code = 1
         except KeyboardInterrupt:
             console.print("\nInterrupted; what was measured till then:")
             exit_code = _INTERRUPTED
-        console.print()
-        console.print(draw_tables(bench.measurements, bench.targets))
-        path = write_json(
-            RESULTS, measurements=bench.measurements, targets=bench.targets, circumstances=circumstances, now=now
-        )
-        console.print(f"\nKept in {os.path.relpath(path)}", markup=False)
+        if bench.measurements:
+            console.print()
+            console.print(draw_tables(bench.measurements, bench.targets))
+            path = write_json(
+                RESULTS, measurements=bench.measurements, targets=bench.targets, circumstances=circumstances, now=now
+            )
+            console.print(f"\nKept in {os.path.relpath(path)}", markup=False)
     return exit_code
 
 

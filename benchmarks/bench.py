@@ -47,7 +47,7 @@ class Bench:
 
     def say(self, text: str) -> None:
         """Show that something is done."""
-        self.console.print(text, markup=False)
+        self.console.print(text, markup=False, soft_wrap=True)
 
     @contextmanager
     def doing(self, text: str) -> Iterator[Callable[[str], None]]:

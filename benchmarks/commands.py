@@ -113,10 +113,12 @@ def ticking(*, directory: Path, settings: Mapping[str, str]) -> Iterator[Ticker]
 
 
 @contextmanager
-def working(url: str, redis_url: str, directory: Path) -> Iterator[tuple[Ticker, subprocess.Popen[bytes]]]:
-    """Yield a ticker and ``dramatiq actors`` of the default settings, whose processes have all worked before."""
+def working(
+    url: str, redis_url: str, directory: Path, **given: str
+) -> Iterator[tuple[Ticker, subprocess.Popen[bytes]]]:
+    """Yield a ticker and ``dramatiq actors`` that has worked before: as by default, but for what is ``given``."""
     empty(redis_url)
-    settings = {"DATABASE_URL": url, "REDIS_URL": redis_url}
+    settings = {"DATABASE_URL": url, "REDIS_URL": redis_url, **given}
     with ticking(directory=directory, settings=settings) as ticker:
         # As many as there may be processes, twice: each has then imported, connected and prepared what it needs.
         warming = 2 * (os.cpu_count() or 1)

@@ -10,6 +10,8 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import redis
+
 from benchmarks.bench import Bench
 from benchmarks.commands import running, working
 from benchmarks.errors import BenchmarkError
@@ -18,23 +20,30 @@ from benchmarks.rows import Shape
 from benchmarks.tables import loaded_postgresql
 from benchmarks.through_workers import Backlog
 from benchmarks.yardsticks import require_ended
+from services.scheduling import keys
 
 _SAMPLE_INTERVAL = 0.2
 #: What may be more in the last fifth of a drain than in the first, in MiB, and count as flat.
 _FLAT = 8.0
+#: A scheduler may wait for the next minute, if it is started at the end of one; in seconds.
+_START_TIMEOUT = 30.0
+#: From its election until its first ticks are sent, in seconds.
+_SETTLING = 3.0
 _WORKER_BOUND = 128.0
 _SCHEDULER_BOUND = 96.0
 _NAME = "memory"
-#: Fields of /proc/PID/status and /proc/PID/smaps_rollup: what is resident now, and that with shared pages shared out.
-_RESIDENT, _PROPORTIONAL = "VmRSS", "Pss"
+#: Fields of /proc/PID/status and /proc/PID/smaps_rollup: the most that was ever resident, and what is so now with
+#: shared pages shared out.
+_PEAK, _PROPORTIONAL = "VmHWM", "Pss"
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
     """What a process takes at a moment, in MiB."""
 
-    at: float
-    resident: float
+    #: The most that was resident till then.
+    peak: float
+    #: What is resident, a page that several share counted in parts.
     proportional: float
 
 
@@ -45,18 +54,14 @@ def run(bench: Bench) -> None:
         return
     shape = Shape(rows=bench.options.size, due=bench.options.size, waiting=0, layout=bench.options.layout)
     with loaded_postgresql(bench, shape) as url:
-        settings = {"DATABASE_URL": url, "REDIS_URL": bench.redis_url}
+        # The ticks of the backlog are this section's: when they start to count is its choice.
+        settings = {"DATABASE_URL": url, "REDIS_URL": bench.redis_url, "BACKGROUND_TASK_IDLE_ENABLED": "false"}
         with (
             bench.doing(f"{_NAME}: a drain of {shape.due:,} rows"),
             working(url, bench.redis_url, bench.directory) as (ticker, worker),
             closing(Backlog(url)) as backlog,
-            # An hour: only the ticks of this section are to be done.
-            running(
-                "periodiq",
-                "actors",
-                directory=bench.directory,
-                settings=settings | {"BACKGROUND_TASK_INTERVAL": "3600"},
-            ) as scheduler,
+            running("periodiq", "actors", directory=bench.directory, settings=settings) as scheduler,
+            _leading(bench.redis_url),
             _sampling([worker.pid, scheduler.pid]) as samples,
         ):
             drain = backlog.drain(ticker)
@@ -93,7 +98,7 @@ def _conclude(
 
 
 def _peak(processes: dict[int, list[Sample]]) -> float:
-    return max(sample.resident for taken in processes.values() for sample in taken)
+    return max(sample.peak for taken in processes.values() for sample in taken)
 
 
 def _growth(taken: list[Sample]) -> float:
@@ -102,6 +107,22 @@ def _growth(taken: list[Sample]) -> float:
     return statistics.mean(sample.proportional for sample in taken[-fifth:]) - statistics.mean(
         sample.proportional for sample in taken[:fifth]
     )
+
+
+@contextmanager
+def _leading(redis_url: str) -> Iterator[None]:
+    """Wait until a scheduler leads: from then on it has started.
+
+    Raises BenchmarkError when none does.
+    """
+    deadline = time.monotonic() + _START_TIMEOUT
+    with redis.Redis.from_url(redis_url) as client:
+        while not client.exists(keys.LEASE):
+            if time.monotonic() > deadline:
+                raise BenchmarkError(f"no scheduler leads after {_START_TIMEOUT:g} s")
+            time.sleep(_SAMPLE_INTERVAL)
+    time.sleep(_SETTLING)
+    yield
 
 
 @contextmanager
@@ -130,8 +151,7 @@ def _sampling(roots: list[int]) -> Iterator[dict[tuple[int, int], list[Sample]]]
 
 def _look_at(pid: int) -> Sample:
     """Raise OSError when the process is gone."""
-    at = time.monotonic()
-    return Sample(at, _field(pid, "status", _RESIDENT), _field(pid, "smaps_rollup", _PROPORTIONAL))
+    return Sample(_field(pid, "status", _PEAK), _field(pid, "smaps_rollup", _PROPORTIONAL))
 
 
 def _field(pid: int, file: str, name: str) -> float:

@@ -185,7 +185,7 @@ def _insert_rows(dialect: str, layout: Layout) -> str:
     described AS ({_PARTICULARS}),
     timed AS ({_TIMED})
     {values}
-    """  # noqa: S608 - the parts are of this file
+    """
 
 
 def _json(written: str, *, on_sqlite: bool) -> str:
@@ -200,4 +200,4 @@ INSERT INTO conversation_events
     (conv_id, previous_status, status, deadline, last_activity_at, cause, sweep_id, occurred_at)
 SELECT conv_id, 'progress', status, idle_at, updated_at, 'sweep', '{LOADED_SWEEP}', ended_at
 FROM conversations WHERE ended_at IS NOT NULL
-"""  # noqa: S608 - a constant
+"""

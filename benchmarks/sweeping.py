@@ -1,6 +1,7 @@
 """The sweep as a function, in one process or in several at once."""
 
 import multiprocessing
+import signal
 import time
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -9,6 +10,7 @@ from multiprocessing.connection import Connection
 from benchmarks.errors import BenchmarkError
 from services.database import create_database_engine, current_time, reading
 from services.sweeps import process_idle_conversations
+from services.tasks import DEFAULT_BATCH_SIZE
 
 #: Long ago: a sweep as of then ends nothing, and has the statement made and the connection opened.
 _LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
@@ -16,14 +18,14 @@ _LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 _NO_END = timedelta(days=1)
 
 
-def time_sweep(url: str) -> float:
+def time_sweep(url: str, *, batch_size: int = DEFAULT_BATCH_SIZE) -> float:
     """Return the seconds that the sweep takes to end all that is due, on one connection that is open."""
     engine = create_database_engine(url)
     process_idle_conversations(engine, now=_LONG_AGO)
     began = time.perf_counter()
     with reading(engine) as connection:
         now = current_time(connection)
-    process_idle_conversations(engine, now=now, time_budget=_NO_END)
+    process_idle_conversations(engine, now=now, batch_size=batch_size, time_budget=_NO_END)
     took = time.perf_counter() - began
     engine.dispose()
     return took
@@ -58,6 +60,7 @@ def time_sweeps_at_once(url: str, *, processes: int = 2) -> float:
 
 
 def _sweep_when_told(url: str, told: "Connection[str, str]") -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the process that started this one
     engine = create_database_engine(url)
     process_idle_conversations(engine, now=_LONG_AGO)
     with closing(told):

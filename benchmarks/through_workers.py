@@ -22,9 +22,9 @@ _PATIENCE = 3_600.0
 
 _ACTIVE = "status IN ('pending', 'progress')"
 # From the end: a look from the beginning would walk all that has just been ended.
-_IS_DUE = f"SELECT EXISTS (SELECT 1 FROM conversations WHERE {_ACTIVE} AND idle_at BETWEEN %s AND %s)"  # noqa: S608 - constants
+_IS_DUE = f"SELECT EXISTS (SELECT 1 FROM conversations WHERE {_ACTIVE} AND idle_at BETWEEN %s AND %s)"
 _TAIL_BEGINS = (
-    f"SELECT idle_at FROM conversations WHERE {_ACTIVE} AND idle_at <= %s ORDER BY idle_at DESC OFFSET %s LIMIT 1"  # noqa: S608 - constants
+    f"SELECT idle_at FROM conversations WHERE {_ACTIVE} AND idle_at <= %s ORDER BY idle_at DESC OFFSET %s LIMIT 1"
 )
 
 

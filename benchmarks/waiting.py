@@ -1,6 +1,7 @@
 """Section ``waiting``: messages come in at a steady rate while a whole table drains; how long each call takes."""
 
 import multiprocessing
+import signal
 import time
 import uuid
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from benchmarks.bench import Bench
 from benchmarks.commands import working
 from benchmarks.errors import BenchmarkError
 from benchmarks.measures import TIMES, Measurement, Target, percentile
-from benchmarks.postgresql import ask, connect
+from benchmarks.postgresql import connect
 from benchmarks.rows import LOADED_SWEEP, Shape
 from benchmarks.tables import loaded_postgresql
 from benchmarks.through_workers import Backlog, Drain
@@ -37,12 +38,12 @@ _NAME = "waiting"
 #: They stay active for the whole run.
 _TIMEOUTS = Timeouts(idle=timedelta(days=1), expiry=timedelta(days=2))
 
-#: From one batch of a sweep to its next, in seconds: the longest.
-_LONGEST_BATCH = """
-SELECT coalesce(extract(epoch FROM max(took)), 0)::float FROM (
+#: From each batch of a sweep to its next, in seconds.
+_BATCHES = """
+SELECT extract(epoch FROM took)::float FROM (
     SELECT lead(occurred_at) OVER (PARTITION BY sweep_id ORDER BY occurred_at) - occurred_at AS took
     FROM (SELECT DISTINCT sweep_id, occurred_at FROM conversation_events WHERE sweep_id <> %s) AS batches
-) AS steps
+) AS steps WHERE took IS NOT NULL
 """
 
 
@@ -60,13 +61,13 @@ def run(bench: Bench) -> None:
     shape = Shape(rows=rows, due=bench.options.size, waiting=_LIVELY, layout=bench.options.layout)
     alone: list[float] = []
     during: list[float] = []
-    longest_batch = 0.0
+    batches: list[float] = []
     for number in range(1, _DRAINS + 1):
         with bench.doing(f"{_NAME}: drain {number}"), loaded_postgresql(bench, shape) as url:
             quiet, drained, drain = _call_and_drain(bench, url, quiet_for=0 if alone else _CALLS / _CALLERS / _RATE)
             require_ended(url, due=shape.due, events=shape.due)
             with connect(url) as connection:
-                longest_batch = max(longest_batch, ask(connection, _LONGEST_BATCH, [LOADED_SWEEP]))
+                batches += [row[0] for row in connection.execute(_BATCHES, [LOADED_SWEEP])]
         alone += quiet
         during += drained
         bench.say(
@@ -74,11 +75,11 @@ def run(bench: Bench) -> None:
         )
         if len(during) >= _CALLS:
             break
-    _conclude(bench, alone, during, longest_batch)
+    _conclude(bench, alone, during, batches)
 
 
-def _conclude(bench: Bench, alone: list[float], during: list[float], longest_batch: float) -> None:
-    figures = {}
+def _conclude(bench: Bench, alone: list[float], during: list[float], batches: list[float]) -> None:
+    figures: dict[tuple[str, str], float] = {}
     for when, calls in (("without a drain", alone), ("during a drain", during)):
         note = f"{len(calls):,} calls, {_CALLERS} connections, {_RATE} a second each; the call and its commit"
         for which, value in (("p50", percentile(calls, 50)), ("p99", percentile(calls, 99)), ("longest", max(calls))):
@@ -87,7 +88,12 @@ def _conclude(bench: Bench, alone: list[float], during: list[float], longest_bat
             yardstick = None if when == "without a drain" else f"record_activity without a drain, {which}"
             way = f"record_activity {when}, {which}"
             bench.keep(Measurement(_NAME, way, "ms", (value * 1000,), yardstick, note if which == "p50" else ""))
-    bench.keep(Measurement(_NAME, "longest batch", "ms", (longest_batch * 1000,), note="to the sweep's next one"))
+    longest_batch = max(batches, default=0.0)
+    note = f"{len(batches):,} batches, each to the sweep's next one"
+    bench.keep(
+        Measurement(_NAME, "batch, p50", "ms", (percentile(batches, 50) * 1000,) if batches else (0.0,), note=note),
+        Measurement(_NAME, "batch, longest", "ms", (longest_batch * 1000,)),
+    )
     growth = figures["p99", "during a drain"] / figures["p99", "without a drain"]
     bench.judge(
         Target("5", "p99 of record_activity during a drain, times without", TIMES, 3, growth),
@@ -151,6 +157,7 @@ def _calling(url: str) -> Iterator[list[Call]]:
 
 def _call(url: str, ids: list[uuid.UUID], told: "Connection[Any, Any]") -> None:
     """Record activity at a fixed rate, whatever the calls take, until told that it is enough."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the process that started this one
     engine = create_database_engine(url)
     calls = []
 

@@ -1,5 +1,7 @@
 """The latest conversation of each session key in a table of its own, instead of an index that every change adds to.
 
+And a vacuum when a hundredth of the conversations has changed.
+
 Revision ID: 0002
 Revises: 0001
 """
@@ -70,11 +72,14 @@ def upgrade() -> None:
         op.execute(statement.strip())
     op.execute(FILL.strip())
     op.drop_index("conversations_session_key", "conversations")
+    if not on_sqlite:
+        op.execute("ALTER TABLE conversations SET (autovacuum_vacuum_scale_factor = 0.01)")
 
 
 def downgrade() -> None:
     op.create_index("conversations_session_key", "conversations", ["session_key", "created_at"])
     if op.get_bind().dialect.name == "postgresql":
+        op.execute("ALTER TABLE conversations RESET (autovacuum_vacuum_scale_factor)")
         op.execute("DROP TRIGGER conversations_keep_latest ON conversations")
         op.execute("DROP FUNCTION conversations_keep_latest()")
     else:

@@ -50,6 +50,7 @@ def postgresql_schema(engine: Engine) -> dict[str, list[dict[str, Any]]]:
             "FROM pg_constraint WHERE connamespace = 'public'::regnamespace "
             "AND conrelid::regclass::text <> 'alembic_version' ORDER BY 1, 2",
         ),
+        "storage": rows(engine, "SELECT relname, reloptions FROM pg_class WHERE reloptions IS NOT NULL ORDER BY 1"),
         "triggers": rows(
             engine,
             "SELECT pg_get_triggerdef(t.oid) AS trigger, pg_get_functiondef(tgfoid) AS function FROM pg_trigger t "
