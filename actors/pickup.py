@@ -73,10 +73,11 @@ class PromptPickup(Middleware):
         """Set both, before the worker makes its threads."""
         if not self._environment.get("dramatiq_worker_timeout"):
             worker.worker_timeout = IDLE_PAUSE_MS
+        capacity = None
         if not self._environment.get("dramatiq_queue_prefetch"):
-            worker.queue_prefetch = worker.worker_threads
-            if isinstance(broker, FrugalBroker):
-                broker.capacity = worker.worker_threads
+            worker.queue_prefetch = capacity = worker.worker_threads
+        if isinstance(broker, FrugalBroker):
+            broker.capacity = capacity
 
     def before_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
         """Fetch no more: what came in while the last runs end would wait for that, and be put back."""

@@ -53,7 +53,7 @@ def _draw_targets(targets: Sequence[Target]) -> Table:
     table.add_column("what", overflow="fold")
     for name in ("bound", "measured", "holds"):
         table.add_column(name, justify="left" if name == "holds" else "right", no_wrap=True)
-    for target in targets:
+    for target in sorted(targets, key=lambda target: target.name):
         bound = f"{'≥' if target.at_least else '≤'} {target.bound:,.4g} {target.unit}"
         measured = f"{shown(target.measured, target.unit)} {target.unit}"
         table.add_row(target.name, target.what, bound, measured, "yes" if target.holds else "[bold]NO[/bold]")

@@ -76,8 +76,9 @@ def load_rows(
                 },
             )
         progress(end)
-    with engine.begin() as connection:
-        connection.execute(text(_EVENTS_OF_ENDED))
+    if shape.ended:
+        with engine.begin() as connection:
+            connection.execute(text(_EVENTS_OF_ENDED))
 
 
 def _instant(connection: Connection, instant: datetime) -> datetime | str:

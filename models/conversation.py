@@ -125,8 +125,9 @@ class Conversation(SQLModel, table=True):
             sqlite_where=text(ACTIVE_SQL),
         ),
         # Each sweep walks what the last ones left in the index of deadlines, until a vacuum has cleared it: a fifth of
-        # the table, as PostgreSQL would have it, is too much for that.
-        {"postgresql_with": {"autovacuum_vacuum_scale_factor": 0.01}},
+        # the table, as PostgreSQL would have it, is too much for that. Nor may it leave the indexes alone because few
+        # pages have changed.
+        {"postgresql_with": {"autovacuum_vacuum_scale_factor": 0.01, "vacuum_index_cleanup": "on"}},
     )
 
     #: Those that are opened one after the other lie together in its index: see ``models.identifiers``.

@@ -129,7 +129,7 @@ def close_conversation(session: Session, *, conv_id: uuid.UUID, now: datetime) -
     Raises ConversationNotFoundError, NaiveDatetimeError.
     """
     now = require_aware(now, "now")
-    _CLOSING.apply(session.connection(), moment=now, closed_id=conv_id)
+    _CLOSING.apply(_writing(session), moment=now, closed_id=conv_id)
     return get_conversation(session, conv_id=conv_id)
 
 
@@ -233,7 +233,7 @@ def _writing(session: Session) -> Connection:
     """Return the connection of the session's transaction, with what the session has to write written."""
     if session.autoflush:
         session.flush()
-    return session.connection()
+    return session.connection(bind_arguments={"mapper": Conversation})
 
 
 def _instant_after(now: datetime, timeout: timedelta) -> datetime:

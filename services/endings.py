@@ -49,9 +49,10 @@ _RECORDED = [
     _e.sweep_id,
     _e.occurred_at,
 ]
-#: Where PostgreSQL keeps a row's version.
+#: Where PostgreSQL keeps a row's version: a place, and the table it is in, should somebody have made partitions.
 _PLACE: ColumnClause[Any] = column("ctid")
-_PLACE.table = conversations
+_PARTITION: ColumnClause[Any] = column("tableoid")
+_PLACE.table = _PARTITION.table = conversations
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,15 +110,19 @@ class Ending:
     @cached_property
     def _whole(self) -> Executable:
         """All of it, for PostgreSQL; returns a row of ``Ended``."""
-        # By its place a row is found at once. But a version that came after the statement began is found by its key
-        # only: a sweep leaves that to the next one, who waited for it must have it.
-        place = _c.conv_id if self._order_by is None else _PLACE
-        last = null() if self._order_by is None else self._order_by
-        due = self._pick(place.label("place"), _c.status.label("previous_status"), last.label("position"))
-        due = due.with_for_update(key_share=True, skip_locked=self._order_by is not None).cte("due")
+        is_sweep = self._order_by is not None
+        # By its place a row is found at once, but not in a version that came after the statement began: a sweep leaves
+        # that to the next one, who waited for it must have it.
+        same = (_PLACE, _PARTITION) if is_sweep else (_c.conv_id,)
+        position = (null() if self._order_by is None else self._order_by).label("position")
+        due = (
+            self._pick(*same, _c.status.label("previous_status"), position)
+            .with_for_update(key_share=True, skip_locked=is_sweep)
+            .cte("due")
+        )
         ended = (
             update(conversations)
-            .where(place == due.c.place)
+            .where(*(column == due.c[column.name] for column in same))
             .values(status=self._status, ended_at=MOMENT)
             .returning(
                 _c.conv_id,

@@ -148,12 +148,13 @@ def _sweep(  # noqa: PLR0917 - the two callers above hand on what they were give
     require_size("batch_size", batch_size, LARGEST_BATCH_SIZE)
     started = stopwatch()
     count = batches = 0
+    has_begun = False
     position = _START
     # One connection for all batches, each in a transaction of its own.
     with engine.connect() as connection:
         while True:
             elapsed = stopwatch() - started
-            if elapsed >= time_budget.total_seconds() and batches:
+            if elapsed >= time_budget.total_seconds() and has_begun:
                 return Sweep(sweep_id, kind.task, count, batches, elapsed, drained=False)
             with connection.begin():
                 set_locally(connection, **_BATCH_SETTINGS)
@@ -165,10 +166,12 @@ def _sweep(  # noqa: PLR0917 - the two callers above hand on what they were give
                     position=position,
                     batch_size=batch_size,
                 )
+            has_begun = True
             count += ended.count
             batches += ended.count > 0
             drained = ended.picked < batch_size
-            if drained or not proceed():
+            # Whatever keeps a whole batch from being ended will keep the next one from it.
+            if drained or not ended.count or not proceed():
                 return Sweep(sweep_id, kind.task, count, batches, stopwatch() - started, drained=drained)
             # Behind it the index holds only the dead entries of what was just ended: do not walk them again. What
             # others held there is the next sweep's.

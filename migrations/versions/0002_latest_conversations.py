@@ -60,6 +60,7 @@ SELECT session_key, conv_id, created_at FROM (
 
 def upgrade() -> None:
     on_sqlite = op.get_bind().dialect.name == "sqlite"
+    _have_the_table_alone(on_sqlite=on_sqlite)
     op.create_table(
         "latest_conversations",
         sa.Column("session_key", sa.String, primary_key=True),
@@ -67,22 +68,29 @@ def upgrade() -> None:
         sa.Column("opened_at", sa.DateTime(timezone=True), nullable=False),
         postgresql_with={"fillfactor": 80},
     )
-    # Before the table is filled, because nobody opens a conversation from here to the commit.
     for statement in KEEP_ON_SQLITE if on_sqlite else (KEEP_ON_POSTGRESQL,):
         op.execute(statement.strip())
     op.execute(FILL.strip())
     op.drop_index("conversations_session_key", "conversations")
     if not on_sqlite:
-        op.execute("ALTER TABLE conversations SET (autovacuum_vacuum_scale_factor = 0.01)")
+        op.execute("ALTER TABLE conversations SET (autovacuum_vacuum_scale_factor = 0.01, vacuum_index_cleanup = on)")
 
 
 def downgrade() -> None:
+    on_sqlite = op.get_bind().dialect.name == "sqlite"
+    _have_the_table_alone(on_sqlite=on_sqlite)
     op.create_index("conversations_session_key", "conversations", ["session_key", "created_at"])
-    if op.get_bind().dialect.name == "postgresql":
-        op.execute("ALTER TABLE conversations RESET (autovacuum_vacuum_scale_factor)")
+    if not on_sqlite:
+        op.execute("ALTER TABLE conversations RESET (autovacuum_vacuum_scale_factor, vacuum_index_cleanup)")
         op.execute("DROP TRIGGER conversations_keep_latest ON conversations")
         op.execute("DROP FUNCTION conversations_keep_latest()")
     else:
         for change in ("insert", "delete", "update"):
             op.execute(f"DROP TRIGGER conversations_keep_latest_{change}")
     op.drop_table("latest_conversations")
+
+
+def _have_the_table_alone(*, on_sqlite: bool) -> None:
+    """Wait for those who use the table before anything is done: a lock that grew on the way could end in a deadlock."""
+    if not on_sqlite:
+        op.execute("LOCK TABLE conversations IN ACCESS EXCLUSIVE MODE")
