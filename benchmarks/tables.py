@@ -20,20 +20,17 @@ ROW_BYTES = 1_000
 #: Of log that a private server may keep, at most.
 LOG_BYTES = 16 * GIB
 
-_CONSTRAINTS = (
-    "SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM pg_constraint"
-    " WHERE contype = 'p' AND conrelid IN ('conversations'::regclass, 'conversation_events'::regclass)"
-)
+#: Each index, and its table where it is that of the primary key.
+_INDEXES = """
+SELECT indexrelid::regclass::text, pg_get_indexdef(indexrelid), CASE WHEN indisprimary THEN indrelid::regclass::text END
+FROM pg_index WHERE indrelid IN ('conversations'::regclass, 'conversation_events'::regclass)
+"""
 #: What a trigger would have kept row by row.
 _LATEST = """
 INSERT INTO latest_conversations (session_key, conv_id, opened_at)
 SELECT DISTINCT ON (session_key) session_key, conv_id, created_at FROM conversations
 ORDER BY session_key, created_at DESC
 """
-_INDEXES = (
-    "SELECT indexname, indexdef FROM pg_indexes WHERE tablename IN ('conversations', 'conversation_events')"
-    " AND indexname NOT IN (SELECT conname FROM pg_constraint)"
-)
 
 
 @contextmanager
@@ -97,12 +94,9 @@ def _load_template(bench: Bench, shape: Shape) -> str:
     engine = create_database_engine(url)
     began = time.perf_counter()
     with connect(url) as connection, bench.doing(f"loading {shape.rows:,} rows") as show:
-        primary = connection.execute(_CONSTRAINTS).fetchall()
         indexes = connection.execute(_INDEXES).fetchall()
-        for index, _ in indexes:
-            connection.execute(f"DROP INDEX {index}")
-        for table, constraint, _ in primary:
-            connection.execute(f"ALTER TABLE {table} DROP CONSTRAINT {constraint}")
+        for index, _, table in indexes:
+            connection.execute(f"ALTER TABLE {table} DROP CONSTRAINT {index}" if table else f"DROP INDEX {index}")
         connection.execute("ALTER TABLE conversations DISABLE TRIGGER conversations_keep_latest")
         load_rows(
             engine,
@@ -113,10 +107,10 @@ def _load_template(bench: Bench, shape: Shape) -> str:
         connection.execute("ALTER TABLE conversations ENABLE TRIGGER conversations_keep_latest")
         show(f"making the indexes of {shape.rows:,} rows")
         connection.execute(_LATEST)
-        for table, constraint, definition in primary:
-            connection.execute(f"ALTER TABLE {table} ADD CONSTRAINT {constraint} {definition}")
-        for _, definition in indexes:
+        for index, definition, table in indexes:
             connection.execute(definition)
+            if table:
+                connection.execute(f"ALTER TABLE {table} ADD CONSTRAINT {index} PRIMARY KEY USING INDEX {index}")
         connection.execute("VACUUM (ANALYZE) conversations, conversation_events, latest_conversations")
         connection.execute("CHECKPOINT")
         size = ask(connection, "SELECT pg_size_pretty(pg_database_size(current_database()))")

@@ -130,6 +130,10 @@ _WAYS = {
     "fill factor 80": Way(
         _in_one(_BY_PLACE), schema="ALTER TABLE conversations SET (fillfactor = 80); VACUUM FULL conversations"
     ),
+    "primary key packed": Way(
+        _in_one(_BY_PLACE),
+        schema="ALTER INDEX conversations_pkey RESET (fillfactor); REINDEX INDEX conversations_pkey",
+    ),
     "no trigger": Way(_in_one(_BY_PLACE), schema="DROP TRIGGER conversations_stay_ended ON conversations"),
     "no index on event_id": Way(
         _in_one(_BY_PLACE), schema="ALTER TABLE conversation_events DROP CONSTRAINT conversation_events_pkey"

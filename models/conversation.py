@@ -194,8 +194,12 @@ CREATE TRIGGER conversations_stay_ended BEFORE UPDATE OF status, ended_at ON con
 WHEN OLD.{ENDED_SQL} AND (NEW.status IS NOT OLD.status OR datetime(NEW.ended_at) IS NOT datetime(OLD.ended_at))
 BEGIN SELECT RAISE(ABORT, 'a conversation that has ended never changes again'); END
 """
+# Each message, and the end, puts a version of the row beside the one before it: without room for them, pages split and
+# are searched for what can go, which made a sweep a third slower.
+_ROOM_ON_POSTGRESQL = "ALTER INDEX conversations_pkey SET (fillfactor = 50)"
 for _dialect, _statement in [
     ("postgresql", _STAY_ENDED_ON_POSTGRESQL),
+    ("postgresql", _ROOM_ON_POSTGRESQL),
     ("sqlite", _STAY_ENDED_ON_SQLITE),
     *(("sqlite", trigger) for trigger in instant_triggers("conversations", "conv_id", _INSTANTS)),
 ]:

@@ -61,7 +61,7 @@ class Settings(BaseSettings):
     #: How long one run of a sweep may go on starting batches.
     time_budget: Duration = Field(default=timedelta(seconds=30), alias="BACKGROUND_TASK_TIME_BUDGET")
     #: How many runs of one task drain a backlog at once, in the whole cluster; ``crew_limit`` is what counts.
-    drain_workers: int = Field(default=4, ge=1, le=MOST_DRAIN_WORKERS, alias="BACKGROUND_TASK_DRAIN_WORKERS")
+    drain_workers: int = Field(default=2, ge=1, le=MOST_DRAIN_WORKERS, alias="BACKGROUND_TASK_DRAIN_WORKERS")
     enable_metrics: bool = Field(default=True, alias="BACKGROUND_TASK_ENABLE_METRICS")
     #: Idle timeout of the conversations that ``timeouts`` opens.
     idle_timeout: Duration = Field(default=timedelta(minutes=30), alias="BACKGROUND_TASK_IDLE_TIMEOUT")

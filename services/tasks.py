@@ -4,7 +4,7 @@ from enum import StrEnum
 
 #: How many conversations one transaction ends: enough to pay for the statement, few enough that a message
 #: which waits for one of its rows does not notice.
-DEFAULT_BATCH_SIZE = 2_000
+DEFAULT_BATCH_SIZE = 4_000
 #: The largest batch that is taken: beyond it, larger is slower and only the wait grows.
 LARGEST_BATCH_SIZE = 100_000
 

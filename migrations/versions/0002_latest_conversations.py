@@ -1,6 +1,6 @@
 """The latest conversation of each session key in a table of its own, instead of an index that every change adds to.
 
-And a vacuum when a hundredth of the conversations has changed.
+And a vacuum when a hundredth of the conversations has changed, and room in the primary key.
 
 Revision ID: 0002
 Revises: 0001
@@ -74,6 +74,7 @@ def upgrade() -> None:
     op.drop_index("conversations_session_key", "conversations")
     if not on_sqlite:
         op.execute("ALTER TABLE conversations SET (autovacuum_vacuum_scale_factor = 0.01, vacuum_index_cleanup = on)")
+        op.execute("ALTER INDEX conversations_pkey SET (fillfactor = 50)")
 
 
 def downgrade() -> None:
@@ -81,6 +82,7 @@ def downgrade() -> None:
     _have_the_table_alone(on_sqlite=on_sqlite)
     op.create_index("conversations_session_key", "conversations", ["session_key", "created_at"])
     if not on_sqlite:
+        op.execute("ALTER INDEX conversations_pkey RESET (fillfactor)")
         op.execute("ALTER TABLE conversations RESET (autovacuum_vacuum_scale_factor, vacuum_index_cleanup)")
         op.execute("DROP TRIGGER conversations_keep_latest ON conversations")
         op.execute("DROP FUNCTION conversations_keep_latest()")

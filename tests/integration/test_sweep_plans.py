@@ -9,6 +9,7 @@ from sqlalchemy import Engine
 
 from services.database import create_database_engine, open_session
 from services.sweeps import process_expired_conversations, process_idle_conversations
+from services.tasks import DEFAULT_BATCH_SIZE
 from tests.plans import crowd, plan_of, statements_of
 from tests.support import NOON
 
@@ -55,7 +56,7 @@ def test_a_batch_of_a_backlog_walks_its_index_and_neither_sorts_nor_reads_the_ta
     (walked,) = (node for node in nodes if "Index Scan" in node["Node Type"])
     assert walked["Node Type"] == "Index Scan"
     assert walked["Index Name"] == index
-    assert walked["Actual Rows"] == 2_000
+    assert walked["Actual Rows"] == DEFAULT_BATCH_SIZE
     assert not {"Seq Scan", "Sort", "Bitmap Heap Scan", "Hash Join", "Merge Join"} & {
         node["Node Type"] for node in nodes
     }

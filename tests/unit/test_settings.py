@@ -54,9 +54,9 @@ def test_an_empty_environment_gives_the_defaults() -> None:
     assert (settings.log_level, settings.log_format) == ("INFO", "console")
     assert settings.data_dir == Path(".adjourn")
     assert settings.interval == timedelta(seconds=60)
-    assert settings.batch_size == 2_000
+    assert settings.batch_size == 4_000
     assert settings.time_budget == timedelta(seconds=30)
-    assert settings.drain_workers == 4
+    assert settings.drain_workers == 2
     assert settings.enable_metrics
     assert settings.lease_timeout == timedelta(seconds=15)
     assert settings.renew_interval == timedelta(seconds=5)
