@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Sequence
+from datetime import timedelta
 from functools import cache
 from typing import Any
 
@@ -13,7 +14,7 @@ from actors.scheduler import Scheduled
 from actors.settings import settings
 from services.cycle import run_task
 from services.logs import get_logger
-from services.scheduling.crew import Crew
+from services.scheduling.crew import CALL_TIMEOUT, Crew
 from services.scheduling.shift import Shift
 from services.tasks import Task
 
@@ -52,7 +53,7 @@ def process_expired_conversations() -> None:
     _run(Task.EXPIRED)
 
 
-@dramatiq.actor(**_RUN, queue_name=DRAINS_QUEUE, called_in=True)
+@dramatiq.actor(**_RUN, queue_name=DRAINS_QUEUE, called_in=True, max_age=CALL_TIMEOUT // timedelta(milliseconds=1))
 def drain_backlog(task: str, sweep_id: str) -> None:
     """Sweep for ``task`` beside the run that met a backlog and called for this one, under the id that it gave."""
     try:

@@ -32,10 +32,19 @@ class FrugalBroker(RedisBroker):
 
     def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 5000) -> Consumer:
         """Return a consumer of a queue, as RedisBroker does."""
-        consumer: Consumer = super().consume(queue_name, prefetch, timeout)
+        consumer: Any = super().consume(queue_name, prefetch, timeout)
         if queue_name not in self.delay_queues:
+            # One that takes over after an error answers for what still runs.
+            if queue_name in self._consumers:
+                consumer.queued_message_ids = self._consumers[queue_name].queued_message_ids
             self._consumers[queue_name] = consumer
-        return consumer
+        started: Consumer = consumer
+        return started
+
+    def begin(self, capacity: int | None) -> None:
+        """Begin anew, with nothing in hand."""
+        self.capacity = capacity
+        self._consumers.clear()
 
     def do_fetch(self, queue_name: str, count: int) -> list[bytes]:
         """Fetch ``count`` messages at most, on behalf of the queue's consumer.
@@ -77,7 +86,7 @@ class PromptPickup(Middleware):
         if not self._environment.get("dramatiq_queue_prefetch"):
             worker.queue_prefetch = capacity = worker.worker_threads
         if isinstance(broker, FrugalBroker):
-            broker.capacity = capacity
+            broker.begin(capacity)
 
     def before_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
         """Fetch no more: what came in while the last runs end would wait for that, and be put back."""

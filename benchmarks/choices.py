@@ -14,7 +14,7 @@ from benchmarks.through_workers import Backlog
 from benchmarks.yardsticks import require_ended
 from services.tasks import DEFAULT_BATCH_SIZE
 
-_BATCH_SIZES = (500, 1_000, DEFAULT_BATCH_SIZE, 4_000, 8_000, 16_000)
+_BATCH_SIZES = (500, 1_000, 2_000, 4_000, 8_000, 16_000)
 _WORKERS = (1, 2, 4, 8)
 _NAME = "choices"
 

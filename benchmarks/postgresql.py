@@ -15,7 +15,8 @@ from sqlalchemy import make_url
 
 from benchmarks.errors import BenchmarkError
 from services import migrations
-from services.database import create_database_engine, parse_database_url
+from services.database import create_database_engine
+from services.database_url import parse_database_url
 
 GIB = 1024**3
 #: What is worth knowing of a server when its figures are read.

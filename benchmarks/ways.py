@@ -74,7 +74,7 @@ class Way:
     #: Changes the schema first; the time for it does not count.
     schema: str = ""
     #: For the transaction of each batch.
-    settings: str = "SET LOCAL enable_sort = off; SET LOCAL enable_seqscan = off"
+    settings: str = "; ".join(f"SET LOCAL enable_{what} = off" for what in ("sort", "seqscan", "hashjoin", "mergejoin"))
     #: Whether a batch goes on from where the one before ended.
     goes_on: bool = True
     size: int = DEFAULT_BATCH_SIZE

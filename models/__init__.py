@@ -26,4 +26,6 @@ _MODULES = {
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_MODULES[name]), name)
+    # All of them, so that SQLModel.metadata never has a part of the tables.
+    modules = {module: import_module(module) for module in _MODULES.values()}
+    return getattr(modules[_MODULES[name]], name)

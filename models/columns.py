@@ -40,18 +40,33 @@ class UtcDateTime(TypeDecorator[datetime]):
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Refuse a naive datetime; hand SQLite the UTC wall clock that it stores."""
-        if value is None:
-            return None
-        instant = require_aware(value, "instant")
-        return instant.replace(tzinfo=None) if dialect.name == "sqlite" else instant
+        """Refuse a naive datetime."""
+        del dialect
+        return None if value is None else require_aware(value, "instant")
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Return the instant in UTC; SQLite's text has no time zone because it is always UTC."""
+        """Return the instant in UTC."""
         del dialect
-        if value is None:
-            return None
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+        return None if value is None else value.astimezone(UTC)
+
+    def bind_processor(self, dialect: Dialect) -> Any:
+        """Write SQLite's text at once: in steps of SQLAlchemy's it took a tenth of a message's time."""
+        return _write_instant if dialect.name == "sqlite" else super().bind_processor(dialect)
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> Any:
+        """Read SQLite's text at once."""
+        return _read_instant if dialect.name == "sqlite" else super().result_processor(dialect, coltype)
+
+
+def _write_instant(value: datetime | None) -> str | None:
+    if value is None:
+        return None
+    return require_aware(value, "instant").replace(tzinfo=None).isoformat(" ", "microseconds")
+
+
+def _read_instant(text: str | None) -> datetime | None:
+    """Return the instant of SQLite's text, which has no time zone because it is always UTC."""
+    return None if text is None else datetime.fromisoformat(text).replace(tzinfo=UTC)
 
 
 class UuidText(TypeDecorator[uuid.UUID]):

@@ -95,8 +95,8 @@ def record_activity(
     When that conversation has ended, or is past its deadline, the message belongs to the one that is active on the same
     session key, or opens it with the particulars of its predecessor: activity is never lost.
 
-    Raises ConversationNotFoundError when there never was such a conversation, NaiveDatetimeError, and
-    InvalidValueError unless exactly one of ``conv_id`` and ``session_key`` is given.
+    Raises ConversationNotFoundError when there is no such conversation, or the last one of the key was deleted;
+    NaiveDatetimeError, and InvalidValueError unless exactly one of ``conv_id`` and ``session_key`` is given.
     """
     if (conv_id is None) == (session_key is None):
         raise InvalidValueError("record_activity: give either conv_id or session_key, not both and not neither")
@@ -209,7 +209,7 @@ def _find_predecessor(session: Session, conv_id: uuid.UUID | None, session_key: 
         return session.scalars(select(Conversation).where(_c.conv_id == conv_id)).one_or_none()
     goes_on = select(Conversation).where(active, _c.session_key == session_key)
     latest = select(latest_conversations.c.conv_id).where(latest_conversations.c.session_key == session_key)
-    opened_last = select(Conversation).where(_c.conv_id == latest.scalar_subquery())
+    opened_last = select(Conversation).where(_c.conv_id == latest.scalar_subquery(), _c.session_key == session_key)
     return session.scalars(goes_on).one_or_none() or session.scalars(opened_last).one_or_none()
 
 
@@ -231,8 +231,7 @@ _CLOSING = Ending(
 
 def _writing(session: Session) -> Connection:
     """Return the connection of the session's transaction, with what the session has to write written."""
-    if session.autoflush:
-        session.flush()
+    session._autoflush()  # noqa: SLF001 - what its own execute does; flush() would not do in a hook of a flush
     return session.connection(bind_arguments={"mapper": Conversation})
 
 

@@ -11,8 +11,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlmodel import Session
 
 from models.columns import UtcDateTime
-from services.database_url import parse_database_url as parse_database_url  # noqa: PLC0414 - known from here, too
-from services.database_url import shown_url
+from services.database_url import parse_database_url, shown_url
 from services.errors import DatabaseNotMigratedError, DatabaseUnavailableError
 
 #: How long a statement on SQLite waits for the one writer before it fails, in seconds.

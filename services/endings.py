@@ -116,7 +116,13 @@ class Ending:
         same = (_PLACE, _PARTITION) if is_sweep else (_c.conv_id,)
         position = (null() if self._order_by is None else self._order_by).label("position")
         due = (
-            self._pick(*same, _c.status.label("previous_status"), position)
+            self._pick(
+                *same,
+                position,
+                _c.status.label("previous_status"),
+                deadline.label("deadline"),
+                _c.updated_at.label("last_activity_at"),
+            )
             .with_for_update(key_share=True, skip_locked=is_sweep)
             .cte("due")
         )
@@ -124,13 +130,7 @@ class Ending:
             update(conversations)
             .where(*(column == due.c[column.name] for column in same))
             .values(status=self._status, ended_at=MOMENT)
-            .returning(
-                _c.conv_id,
-                due.c.previous_status,
-                _c.status,
-                deadline.label("deadline"),
-                _c.updated_at.label("last_activity_at"),
-            )
+            .returning(_c.conv_id, due.c.previous_status, _c.status, due.c.deadline, due.c.last_activity_at)
             .cte("ended")
         )
         recorded = insert(conversation_events).from_select(_RECORDED, select(*ended.c, self._cause, _SWEEP_ID, MOMENT))

@@ -170,8 +170,9 @@ def _sweep(  # noqa: PLR0917 - the two callers above hand on what they were give
             count += ended.count
             batches += ended.count > 0
             drained = ended.picked < batch_size
-            # Whatever keeps a whole batch from being ended will keep the next one from it.
-            if drained or not ended.count or not proceed():
+            # All of a batch was kept from being ended, and the next one would be the same.
+            is_stuck = not ended.count and ended.last == position
+            if drained or is_stuck or not proceed():
                 return Sweep(sweep_id, kind.task, count, batches, stopwatch() - started, drained=drained)
             # Behind it the index holds only the dead entries of what was just ended: do not walk them again. What
             # others held there is the next sweep's.

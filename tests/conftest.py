@@ -22,7 +22,8 @@ from sqlalchemy import Engine, make_url
 from sqlmodel import Session
 
 from services import migrations
-from services.database import create_database_engine, open_session, parse_database_url
+from services.database import create_database_engine, open_session
+from services.database_url import parse_database_url
 from services.embedded.redis_server import PrivateRedis
 
 _copies = itertools.count()

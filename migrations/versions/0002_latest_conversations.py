@@ -93,6 +93,10 @@ def downgrade() -> None:
 
 
 def _have_the_table_alone(*, on_sqlite: bool) -> None:
-    """Wait for those who use the table before anything is done: a lock that grew on the way could end in a deadlock."""
+    """Wait for those who use the table before anything is done: a lock that grew on the way could end in a deadlock.
+
+    Not for long, because everybody else waits behind who waits for this.
+    """
     if not on_sqlite:
+        op.execute("SET LOCAL lock_timeout = '5s'")
         op.execute("LOCK TABLE conversations IN ACCESS EXCLUSIVE MODE")

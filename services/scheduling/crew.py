@@ -10,7 +10,7 @@ from services.scheduling import keys
 from services.scheduling.scripts import load_script
 
 #: Who was not heard of for so long has lost its place: it was killed. Members say every second that they are there.
-SILENCE = timedelta(seconds=5)
+SILENCE = timedelta(seconds=2)
 #: A call that nobody followed for so long is lost. Longer than any queue of calls is, so that none grows.
 CALL_TIMEOUT = timedelta(minutes=10)
 

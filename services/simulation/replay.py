@@ -25,7 +25,8 @@ from models.conversation import ConversationStatus, conversations
 from models.event import conversation_events
 from services import migrations
 from services.conversations import Activity, open_or_resume_conversation
-from services.database import open_session, parse_database_url, reading
+from services.database import open_session, reading
+from services.database_url import parse_database_url
 from services.errors import InvalidValueError
 from services.simulation.databases import own_database, sqlite_engine, temporary_databases
 from services.simulation.history import Message, Progress, read_history

@@ -69,9 +69,9 @@ def test_a_member_that_is_silent_for_too_long_loses_its_place(client: redis.Redi
 def test_who_stays_is_heard_of(client: redis.Redis) -> None:
     crew = Crew(client, "task", limit=1)
     crew.join_or_stay("a")
-    age(client, CREW, "a", milliseconds=3_000)
+    age(client, CREW, "a", milliseconds=1_500)
     crew.join_or_stay("a")
-    age(client, CREW, "a", milliseconds=3_000)
+    age(client, CREW, "a", milliseconds=1_500)
 
     assert not crew.join_or_stay("next").is_in
 

@@ -6,7 +6,8 @@ import pytest
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
 
-from services.database import create_database_engine, current_time, parse_database_url, set_locally
+from services.database import create_database_engine, current_time, set_locally
+from services.database_url import parse_database_url
 from services.errors import InvalidValueError
 
 

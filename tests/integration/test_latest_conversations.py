@@ -3,7 +3,9 @@
 import uuid
 from datetime import UTC, datetime
 
+import pytest
 from sqlalchemy import Engine, select
+from sqlalchemy.exc import OperationalError
 
 from models import LatestConversation
 from services import migrations
@@ -101,3 +103,16 @@ def test_the_upgrade_finds_the_last_one_of_each_key_that_is_there(engine: Engine
     migrations.upgrade(engine)
 
     assert latest(engine) == {"key": uuid.UUID(last), "another": uuid.UUID(only)}
+
+
+def test_the_upgrade_gives_up_when_it_does_not_get_the_table(postgresql_url: str) -> None:
+    engine = create_database_engine(postgresql_url)
+    migrations.downgrade(engine, "0001")
+
+    with engine.begin() as reader:
+        reader.exec_driver_sql("SELECT 1 FROM conversations")
+        with pytest.raises(OperationalError, match="lock timeout"):
+            migrations.upgrade(engine)
+
+    migrations.upgrade(engine)
+    engine.dispose()

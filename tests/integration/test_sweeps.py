@@ -385,3 +385,53 @@ def test_each_batch_limits_how_long_it_may_wait_for_a_lock_on_the_table(postgres
         values = list(given.values())
         assert values[values.index("statement_timeout") + 1] == "20000"
     engine.dispose()
+
+
+def test_a_sweep_that_can_end_nothing_of_what_it_picks_gives_up(postgresql_url: str) -> None:
+    engine = create_database_engine(postgresql_url)
+    for number in range(3):
+        opened(engine, number=number)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("""
+            CREATE FUNCTION keep_it() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+            CREATE TRIGGER keep_it BEFORE UPDATE ON conversations FOR EACH ROW EXECUTE FUNCTION keep_it()
+        """)
+
+    sweep = process_idle_conversations(engine, now=NOON + timedelta(hours=1), batch_size=1)
+
+    assert (sweep.count, sweep.batches, sweep.drained) == (0, 0, False)
+    assert all_events(engine) == []
+    engine.dispose()
+
+
+def test_rows_that_are_kept_from_ending_do_not_keep_those_behind_them(postgresql_url: str) -> None:
+    engine = create_database_engine(postgresql_url)
+    kept = [opened(engine, number=number, now=NOON + number * MOMENT).conv_id for number in range(2)]
+    opened(engine, number=2, now=NOON + timedelta(seconds=1))
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"""
+            CREATE FUNCTION keep_it() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+            CREATE TRIGGER keep_it BEFORE UPDATE ON conversations FOR EACH ROW
+            WHEN (OLD.conv_id IN ('{kept[0]}', '{kept[1]}')) EXECUTE FUNCTION keep_it()
+        """)
+
+    sweep = process_idle_conversations(engine, now=NOON + timedelta(hours=1), batch_size=1)
+
+    assert sweep.count == 1
+    engine.dispose()
+
+
+def test_an_event_tells_of_the_row_as_it_was_whatever_a_trigger_of_the_application_writes(postgresql_url: str) -> None:
+    engine = create_database_engine(postgresql_url)
+    opened(engine)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("""
+            CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.updated_at = now(); RETURN NEW; END';
+            CREATE TRIGGER touch BEFORE UPDATE ON conversations FOR EACH ROW EXECUTE FUNCTION touch()
+        """)
+
+    process_idle_conversations(engine, now=NOON + timedelta(hours=1))
+
+    (ended,) = all_events(engine)
+    assert (ended.last_activity_at, ended.deadline) == (NOON, NOON + TIMEOUTS.idle)
+    engine.dispose()
