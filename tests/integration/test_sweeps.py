@@ -415,7 +415,7 @@ def test_rows_that_are_kept_from_ending_do_not_keep_those_behind_them(postgresql
             WHEN (OLD.conv_id IN ('{kept[0]}', '{kept[1]}')) EXECUTE FUNCTION keep_it()
         """)
 
-    sweep = process_idle_conversations(engine, now=NOON + timedelta(hours=1), batch_size=1)
+    sweep = process_idle_conversations(engine, now=NOON + timedelta(hours=1), batch_size=2)
 
     assert sweep.count == 1
     engine.dispose()
