@@ -11,6 +11,7 @@ from functools import cache
 
 from actors.broker import REDIS_TIMEOUT, TickBroker, broker
 from actors.settings import settings
+from actors.ticks import is_called_in
 from services.redis_client import connect
 from services.schedules import Schedule
 from services.scheduling.scheduler import Scheduler, Timing
@@ -53,7 +54,7 @@ def create_scheduler(broker: TickBroker, settings: Settings) -> Scheduler:
     """Return a scheduler of the broker's periodic actors, through which the broker sends their ticks from now on."""
     broker.scheduler = Scheduler(
         {name: actor.options["periodic"] for name, actor in broker.actors.items() if "periodic" in actor.options},
-        actors=[name for name, actor in broker.actors.items() if not actor.options.get("called_in")],
+        actors=[name for name, actor in broker.actors.items() if not is_called_in(actor)],
         client=connect(settings.broker_url, timeout=SCHEDULER_TIMEOUT),
         listener=connect(settings.broker_url, timeout=REDIS_TIMEOUT),
         timing=Timing(settings.lease_timeout, settings.renew_interval, settings.catchup_window),

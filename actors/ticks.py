@@ -1,6 +1,5 @@
 """Ticks: the messages that a scheduler sends for a slot of a schedule, as workers take them."""
 
-from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
@@ -23,6 +22,11 @@ log = get_logger(__name__)
 def is_tick(message: "dramatiq.Message[None] | MessageProxy") -> bool:
     """Return whether the scheduler sent ``message`` for a slot, and it is not a retry of one."""
     return "scheduled_at" in message.options and "retries" not in message.options
+
+
+def is_called_in(actor: "dramatiq.Actor[Any, Any]") -> bool:
+    """Return whether runs of ``actor`` are called in by those of a task, and are none of its own."""
+    return bool(actor.options.get("called_in"))
 
 
 class TickMiddleware(Middleware):
@@ -61,9 +65,10 @@ class TickMiddleware(Middleware):
 
     def before_process_message(self, broker: dramatiq.Broker, message: MessageProxy) -> None:
         """Note that a run begins, or raise SkipMessage."""
-        options = broker.get_actor(message.actor_name).options
-        if _is_called_in(options):
+        actor = broker.get_actor(message.actor_name)
+        if is_called_in(actor):
             return
+        options = actor.options
         schedule: Schedule | None = options.get("periodic")
         slot = _slot(message)
         useless_from = schedule.slot_after(slot) if schedule and slot and is_tick(message) else None
@@ -96,16 +101,12 @@ class TickMiddleware(Middleware):
     ) -> None:
         """Note how the run ended."""
         del result
-        if _is_called_in(broker.get_actor(message.actor_name).options):
+        if is_called_in(broker.get_actor(message.actor_name)):
             return
         try:
             self._record.end(message.actor_name, message.message_id, failed=exception is not None)
         except redis.RedisError as error:
             log.debug("run not noted", actor=message.actor_name, reason=str(error))
-
-
-def _is_called_in(options: Mapping[str, Any]) -> bool:
-    return bool(options.get("called_in"))
 
 
 def _slot(message: MessageProxy) -> datetime | None:

@@ -5,13 +5,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
-from sqlalchemy import Connection, event
 
 from benchmarks.bench import Bench
 from benchmarks.errors import BenchmarkError
 from benchmarks.measures import TIMES, Measurement, Target
 from benchmarks.postgresql import connect
 from benchmarks.rows import Shape
+from benchmarks.statements import Statement, statements_of
 from benchmarks.sweeping import time_sweep
 from benchmarks.tables import loaded_postgresql
 from benchmarks.yardsticks import require_ended, time_bare_update
@@ -89,17 +89,13 @@ def count_buffers(url: str) -> int:
     return int(plan["Shared Hit Blocks"]) + int(plan["Shared Read Blocks"])
 
 
-def _statements_of_a_batch(url: str) -> list[tuple[str, Any]]:
+def _statements_of_a_batch(url: str) -> list[Statement]:
     """Return what a sweep with nothing due sends to the database, as it is sent: its settings and its batch."""
-    sent: list[tuple[str, Any]] = []
-
-    def note(_connection: Connection, _cursor: Any, statement: str, parameters: Any, *_rest: Any) -> None:
-        sent.append((statement, parameters))
-
     engine = create_database_engine(url)
     with engine.connect():
-        event.listen(engine, "before_cursor_execute", note)
-    process_idle_conversations(engine, now=_BEFORE_ALL)
+        pass  # a first connection asks things of its own
+    with statements_of(engine) as sent:
+        process_idle_conversations(engine, now=_BEFORE_ALL)
     engine.dispose()
     if len(sent) != 2:  # noqa: PLR2004 - see above
         raise BenchmarkError(f"a sweep with nothing due sent {len(sent)} statements")

@@ -8,12 +8,13 @@ from functools import partial
 from itertools import count, cycle
 from typing import Any
 
-from sqlalchemy import Connection, Engine, event, make_url, select
+from sqlalchemy import Engine, make_url, select
 from sqlmodel import Session, col
 
 from benchmarks.bench import Bench
 from benchmarks.measures import Measurement, Target
 from benchmarks.rows import Layout, Shape
+from benchmarks.statements import statements_of
 from benchmarks.tables import loaded_postgresql, loaded_sqlite
 from models.conversation import Conversation, ConversationStatus
 from services.conversations import open_or_resume_conversation, record_activity
@@ -94,20 +95,14 @@ def _note(statements: int | None) -> str:
 
 def _count_statements(engine: Engine, call: Callable[[Session], object]) -> int:
     """Return how many statements a call sends, when it is made for the fourth time; the others prepare for it."""
-    sent: list[str] = []
-
-    def note(_connection: Connection, _cursor: Any, statement: str, *_rest: Any) -> None:
-        sent.append(statement)
-
     with open_session(engine) as session:
         for _ in range(3):
             call(session)
             session.commit()
-        event.listen(engine, "before_cursor_execute", note)
-        call(session)
-        event.remove(engine, "before_cursor_execute", note)
+        with statements_of(engine) as sent:
+            call(session)
         session.commit()
-    return sum(not statement.startswith("BEGIN") for statement in sent)
+    return sum(not statement.startswith("BEGIN") for statement, _ in sent)
 
 
 def _take_message(session: Session, customer: int) -> object:

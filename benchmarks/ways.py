@@ -77,7 +77,6 @@ class Way:
     settings: str = "; ".join(f"SET LOCAL enable_{what} = off" for what in ("sort", "seqscan", "hashjoin", "mergejoin"))
     #: Whether a batch goes on from where the one before ended.
     goes_on: bool = True
-    size: int = DEFAULT_BATCH_SIZE
     #: Whether it ends conversations and writes their events.
     ends: bool = True
     records: bool = True
@@ -177,8 +176,8 @@ def _time(connection: Connection, way: Way) -> float:
     while True:
         with connection.transaction():
             connection.execute(way.settings.encode())
-            count, last = way.batch(connection, parameters, way.size)
-        if count < way.size:
+            count, last = way.batch(connection, parameters, DEFAULT_BATCH_SIZE)
+        if count < DEFAULT_BATCH_SIZE:
             return time.perf_counter() - began
         if way.goes_on:
             parameters["position"] = last

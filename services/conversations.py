@@ -225,7 +225,7 @@ _SETTLING = Ending(
 _CLOSING = Ending(
     status=status_at_moment(status_literal(ConversationStatus.CLOSED)),
     cause=EventCause.CLOSE,
-    where=_c.conv_id == bindparam("closed_id", type_=_c.conv_id.type),
+    where=active & (_c.conv_id == bindparam("closed_id", type_=_c.conv_id.type)),
 )
 
 

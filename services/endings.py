@@ -29,7 +29,7 @@ from sqlalchemy import (
 )
 
 from models.columns import UtcDateTime
-from models.conversation import ConversationStatus, active, conversations, deadline, due_status
+from models.conversation import ConversationStatus, conversations, deadline, due_status
 from models.event import EventCause, conversation_events
 
 _c = conversations.c
@@ -72,7 +72,7 @@ def status_at_moment(otherwise: ColumnElement[ConversationStatus]) -> ColumnElem
 
 
 class Ending:
-    """An end of the active conversations that ``where`` picks, with its events.
+    """An end of the conversations that ``where`` picks, active ones only, with its events.
 
     ``status`` is what each row gets, as an expression of its present values. With ``order_by`` it takes the first
     ``batch_size`` in that order, and leaves out those that another transaction holds; without, it waits for them. Make
@@ -153,7 +153,7 @@ class Ending:
         return insert(conversation_events).from_select(_RECORDED, due)
 
     def _pick(self, *columns: ColumnElement[Any]) -> Any:
-        picked = select(*columns).where(active, self._where)
+        picked = select(*columns).where(self._where)
         if self._order_by is None:
             return picked
         # Written out, so that the planner knows of how few rows it is.

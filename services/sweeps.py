@@ -65,7 +65,7 @@ class _Kind:
     def ending(self) -> Ending:
         """The statement of a batch: what is due at ``now``, from ``position`` on."""
         now, position = bindparam("now", type_=UtcDateTime()), bindparam("position", type_=UtcDateTime())
-        due = (self.due_at <= now) & (self.due_at >= position)
+        due = self.due(now) & (self.due_at >= position)
         return Ending(status=due_status, cause=EventCause.SWEEP, where=due, order_by=self.due_at)
 
 

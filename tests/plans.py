@@ -1,32 +1,15 @@
-"""What tests ask PostgreSQL about statements: which are sent, and how it carries them out."""
+"""What tests ask PostgreSQL about statements: how it carries them out."""
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from psycopg import sql
-from sqlalchemy import Engine, event
+from sqlalchemy import Engine
 from sqlmodel import Session
 
+from benchmarks.statements import Statement
 from tests.support import NOON
-
-Statement = tuple[str, Any]
-
-
-@contextmanager
-def statements_of(engine: Engine) -> Iterator[list[Statement]]:
-    """Give a list of what is sent to the database meanwhile, with its parameters."""
-    sent: list[Statement] = []
-
-    def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
-        sent.append((statement, parameters))
-
-    event.listen(engine, "before_cursor_execute", note)
-    try:
-        yield sent
-    finally:
-        event.remove(engine, "before_cursor_execute", note)
 
 
 def crowd(engine: Engine) -> None:

@@ -4,12 +4,13 @@ from datetime import datetime, timedelta
 from typing import Any, cast
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, event
 from sqlmodel import Session
 
 from models import Conversation, ConversationStatus, EventCause
 from services.arguments import LONGEST_SESSION_KEY, LONGEST_TEXT
 from services.conversations import (
+    Activity,
     close_conversation,
     find_active_conversation,
     get_conversation,
@@ -682,4 +683,41 @@ def test_reading_on_sqlite_does_not_wait_for_the_writer(sqlite_url: str) -> None
         open_conversation(writer, number=2)
 
         assert [one.conv_id for one in list_active_conversations(reader, owner_id="acme")] == [conversation.conv_id]
+    engine.dispose()
+
+
+def test_activity_may_be_recorded_in_a_hook_of_a_flush(session: Session) -> None:
+    conversation = open_conversation(session).conversation
+    recorded: list[Activity] = []
+
+    def record(session: Session, *_: Any) -> None:
+        if not recorded:
+            recorded.append(record_activity(session, now=NOON, timeouts=TIMEOUTS, conv_id=conversation.conv_id))
+
+    event.listen(session, "before_flush", record)
+    conversation.user_id = "ann"
+    session.flush()
+
+    assert recorded[0].conversation.status is ConversationStatus.PROGRESS
+
+
+def test_a_conversation_that_is_only_added_to_the_session_can_be_closed(session: Session) -> None:
+    instants: dict[str, Any] = {"created_at": NOON, "updated_at": NOON, "idle_at": IDLE_AT, "expires_at": IDLE_AT}
+    added = Conversation(owner_id="acme", channel="sms", from_number="1", to_number="2", session_key="key", **instants)
+    session.add(added)
+
+    assert close_conversation(session, conv_id=added.conv_id, now=NOON).status is ConversationStatus.CLOSED
+
+
+def test_activity_by_a_key_never_goes_on_from_another_ones_conversation(sqlite_url: str) -> None:
+    engine = create_database_engine(sqlite_url)
+    insert_row(engine, session_key="one", status="closed", ended_at="2026-01-31 12:10:00.000000")
+    with engine.begin() as connection:  # it fires no trigger for what it replaces
+        connection.exec_driver_sql(
+            "INSERT OR REPLACE INTO conversations SELECT conv_id, owner_id, user_id, channel, "
+            "from_number, to_number, 'two', status, metadata, created_at, updated_at, idle_at, expires_at, ended_at "
+            "FROM conversations"
+        )
+    with open_session(engine) as session, pytest.raises(ConversationNotFoundError, match="one"):
+        record_activity(session, session_key="one", now=NOON, timeouts=TIMEOUTS)
     engine.dispose()

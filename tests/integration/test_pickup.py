@@ -22,13 +22,17 @@ LONG, SHORT = "sweeps", "drains"
 
 
 class WatchedBroker(TickBroker):
-    """A broker that counts how often it was asked for messages of a queue."""
+    """A broker that counts how often it was asked for messages of a queue, and fails once where it is told to."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.looks: Counter[str] = Counter()
+        self.failing: set[str] = set()
 
     def do_fetch(self, queue_name: str, count: int) -> list[bytes]:
+        if queue_name in self.failing:
+            self.failing.discard(queue_name)
+            raise redis.ConnectionError("cut off")
         fetched = super().do_fetch(queue_name, count)
         self.looks[queue_name] += 1
         return fetched
@@ -131,6 +135,26 @@ def test_a_process_takes_no_more_than_it_has_threads_for(redis_url: str, client:
                 process.also_long.send()
         wait_for(lambda: process.running == 2, what="the second run")
         process.broker.wait_for_looks(SHORT)
+        assert waiting(client, SHORT) == 2
+
+
+def test_a_consumer_that_takes_over_after_an_error_answers_for_what_still_runs(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dramatiq.worker, "CONSUMER_RESTART_DELAY_SECS", 0.05)
+    with redis.Redis.from_url(redis_url) as client, worker_process(redis_url, threads=2) as process:
+        process.long.send()
+        wait_for(lambda: process.running, what="the run")
+        first = process.worker.consumers[LONG].consumer
+
+        process.broker.failing.add(LONG)
+        wait_for(lambda: process.worker.consumers[LONG].consumer not in {first, None}, what="another consumer")
+        with process.broker.nothing_fetched():
+            for _ in range(3):
+                process.also_long.send()
+        wait_for(lambda: process.running == 2, what="the second run")
+        process.broker.wait_for_looks(SHORT)
+
         assert waiting(client, SHORT) == 2
 
 

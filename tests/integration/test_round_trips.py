@@ -9,10 +9,11 @@ import pytest
 from sqlalchemy import Engine
 from sqlmodel import Session
 
+from benchmarks.statements import Statement, statements_of
 from models import Conversation
 from services.conversations import close_conversation, list_active_conversations, record_activity
 from services.database import create_database_engine, open_session
-from tests.plans import Statement, crowd, plan_of, statements_of
+from tests.plans import crowd, plan_of
 from tests.support import MOMENT, NOON, TIMEOUTS, open_conversation, opened
 
 MINUTE = timedelta(minutes=1)

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
+from benchmarks.statements import statements_of
 from services.database import create_database_engine, open_session
 from services.sweeps import process_expired_conversations, process_idle_conversations
 from services.tasks import DEFAULT_BATCH_SIZE
-from tests.plans import crowd, plan_of, statements_of
+from tests.plans import crowd, plan_of
 from tests.support import NOON
 
 BACKLOG = NOON + timedelta(days=2)

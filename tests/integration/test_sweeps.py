@@ -8,6 +8,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from sqlalchemy import Engine
 
+from benchmarks.statements import statements_of
 from models import Conversation, ConversationStatus, EventCause
 from services.conversations import close_conversation, record_activity
 from services.database import create_database_engine, open_session
@@ -21,7 +22,6 @@ from services.sweeps import (
 )
 from services.tasks import LARGEST_BATCH_SIZE, Task
 from services.timeouts import Timeouts
-from tests.plans import statements_of
 from tests.support import MOMENT, NOON, TIMEOUTS, all_conversations, all_events, insert_row, opened
 
 IDLE_TIMEOUT, EXPIRED = ConversationStatus.IDLE_TIMEOUT, ConversationStatus.EXPIRED
@@ -397,8 +397,12 @@ def test_a_sweep_that_can_end_nothing_of_what_it_picks_gives_up(postgresql_url: 
             CREATE TRIGGER keep_it BEFORE UPDATE ON conversations FOR EACH ROW EXECUTE FUNCTION keep_it()
         """)
 
-    sweep = process_idle_conversations(engine, now=NOON + timedelta(hours=1), batch_size=1)
+    asked = itertools.count()
+    sweep = process_idle_conversations(
+        engine, now=NOON + timedelta(hours=1), batch_size=1, proceed=lambda: next(asked) < 10
+    )
 
+    assert next(asked) < 10
     assert (sweep.count, sweep.batches, sweep.drained) == (0, 0, False)
     assert all_events(engine) == []
     engine.dispose()
@@ -434,4 +438,24 @@ def test_an_event_tells_of_the_row_as_it_was_whatever_a_trigger_of_the_applicati
 
     (ended,) = all_events(engine)
     assert (ended.last_activity_at, ended.deadline) == (NOON, NOON + TIMEOUTS.idle)
+    engine.dispose()
+
+
+def test_a_sweep_of_a_table_in_partitions_ends_only_what_is_due(postgresql_url: str) -> None:
+    engine = create_database_engine(postgresql_url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("""
+            ALTER TABLE conversations RENAME TO whole;
+            CREATE TABLE conversations (LIKE whole INCLUDING DEFAULTS INCLUDING CONSTRAINTS)
+                PARTITION BY RANGE (created_at);
+            CREATE TABLE first PARTITION OF conversations FOR VALUES FROM (MINVALUE) TO ('2026-01-31 12:30+00');
+            CREATE TABLE second PARTITION OF conversations FOR VALUES FROM ('2026-01-31 12:30+00') TO (MAXVALUE);
+        """)
+    due = insert_row(engine)
+    # At the same place of the other partition.
+    insert_row(engine, created_at="2026-01-31 13:00:00.000000", idle_at="2026-01-31 20:00:00.000000")
+
+    process_idle_conversations(engine, now=NOON + timedelta(hours=1))
+
+    assert [str(one.conv_id) for one in all_conversations(engine) if not one.is_active] == [due]
     engine.dispose()
