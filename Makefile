@@ -26,7 +26,7 @@ run: $(READY) ## Run everything on this machine: scheduler, worker, embedded SQL
 	@exec $(BIN)/adjourn run
 
 run-worker: $(READY) ## Run a worker (dramatiq actors) against DATABASE_URL and REDIS_URL
-	@dramatiq_prom_db="$${dramatiq_prom_db:-$$(mktemp -d)}" exec $(BIN)/dramatiq actors
+	@exec $(BIN)/dramatiq actors
 
 run-scheduler: $(READY) ## Run a scheduler (periodiq actors) against REDIS_URL
 	@exec $(BIN)/periodiq actors

@@ -3,28 +3,43 @@
 import os
 from collections.abc import Callable
 from datetime import datetime
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import dramatiq
 from dramatiq.common import current_millis
-from dramatiq.middleware import Middleware, default_middleware
+from dramatiq.middleware import default_middleware
 
+from actors.endpoint import WorkerEndpoint
+from actors.engine import get_engine
+from actors.failures import DeadLetterNotes
+from actors.health import WorkerHealth
+from actors.log_ids import LogIds
 from actors.pickup import FrugalBroker, PromptPickup
 from actors.settings import settings
 from actors.startup import WorkerStart
 from actors.stopping import Stopping
 from actors.ticks import TickMiddleware, is_tick
+from services.errors import DataDirectoryError
 from services.logs import configure_logging, get_logger
+from services.monitoring.run_directory import is_worker_process, run_directory
+from services.monitoring.tally import RunTally
 from services.redis_client import connect
 from services.scheduling.queue import Push
+from services.scheduling.runs import RunRecord
 from services.scheduling.scheduler import Scheduler
 from services.settings import unknown_variables
+
+if TYPE_CHECKING:
+    from actors.metrics import Metrics
 
 #: How long Redis may take to answer a command, in seconds.
 REDIS_TIMEOUT = 5.0
 
 log = get_logger(__name__)
 stopping = Stopping()
+#: What the runs of this process did.
+tally = RunTally()
 
 
 class TickBroker(FrugalBroker):
@@ -68,13 +83,13 @@ class TickBroker(FrugalBroker):
             self.emit_after("enqueue", message, None)
         return message
 
-    def _pushing(self, message: dramatiq.Message[None]) -> Callable[[], Push]:
-        """Return what tells how to push ``message`` as RedisBroker would.
+    def _pushing(self, message: dramatiq.Message[None]) -> Callable[[int], Push]:
+        """Return what tells how to push ``message``, with the leader's term in it, as RedisBroker would.
 
         Workers look after the messages of dead workers often enough: here nothing is maintained.
         """
 
-        def push() -> Push:
+        def push(term: int) -> Push:
             self.emit_before("enqueue", message, None)
             no_maintenance = (0, 1)
             return Push(
@@ -83,7 +98,7 @@ class TickBroker(FrugalBroker):
                 arguments=(
                     *("enqueue", current_millis(), message.queue_name, self.broker_id),
                     *(self.heartbeat_timeout, self.dead_message_ttl, *no_maintenance),
-                    *(message.options["redis_message_id"], message.encode()),
+                    *(message.options["redis_message_id"], message.copy(options={"term": term}).encode()),
                 ),
             )
 
@@ -96,21 +111,46 @@ def _to_be_pushed(message: dramatiq.Message[None], **options: object) -> dramati
     return copy
 
 
-def create_broker() -> TickBroker:
-    """Return the broker of ``REDIS_URL`` with dramatiq's default middleware, Prometheus and ours."""
-    middleware: list[Middleware] = [make() for make in default_middleware]
-    if settings.enable_metrics:
-        # Its import makes a directory for the metrics.
-        from dramatiq.middleware.prometheus import Prometheus  # noqa: PLC0415
+def load_metrics() -> "Metrics | None":
+    """Return dramatiq's Prometheus middleware with our metrics; None where they are off, or this is no worker process.
 
-        middleware.insert(0, Prometheus())
+    Others must not load it: it makes their metrics those of several processes.
+    """
+    if not settings.enable_metrics or not is_worker_process():
+        return None
+    try:
+        from actors.metrics import Metrics  # noqa: PLC0415 - see above
+    except DataDirectoryError as error:
+        raise SystemExit(f"adjourn: {error}") from None
+    return Metrics()
+
+
+def create_broker(metrics: "Metrics | None") -> TickBroker:
+    """Return the broker of ``REDIS_URL`` with dramatiq's default middleware, its metrics and ours."""
     client = connect(settings.broker_url, timeout=REDIS_TIMEOUT)
-    ticks = TickMiddleware(client, metrics=settings.enable_metrics)
-    return TickBroker(client=client, middleware=[*middleware, ticks, WorkerStart(), PromptPickup(), stopping])
+    middleware = [
+        LogIds(),
+        *([] if metrics is None else [metrics]),
+        *(make() for make in default_middleware),
+        TickMiddleware(RunRecord(client), on_dropped=_count_dropped),
+        DeadLetterNotes(client),
+        WorkerStart(),
+        PromptPickup(),
+        stopping,
+        WorkerHealth(settings, client=client, engine=get_engine, tally=tally, directory=run_directory),
+        WorkerEndpoint(),
+    ]
+    return TickBroker(client=client, middleware=middleware)
+
+
+def _count_dropped(actor: str) -> None:
+    if metrics is not None:
+        metrics.worker.count_dropped(actor)
 
 
 configure_logging(level=settings.log_level, style=settings.log_format)
 for variable in unknown_variables(os.environ):
     log.warning("unknown setting, ignored", variable=variable)
-broker = create_broker()
+metrics = load_metrics()
+broker = create_broker(metrics)
 dramatiq.set_broker(broker)

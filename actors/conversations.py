@@ -1,21 +1,26 @@
 """The actors that end conversations, each with its schedule beside it, and the one that is called in to a backlog."""
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from functools import cache
 from typing import Any
 
 import dramatiq
+import redis
+from structlog.contextvars import bind_contextvars
 
-from actors.broker import broker, stopping
+from actors.broker import broker, metrics, stopping, tally
 from actors.engine import get_engine
 from actors.scheduler import Scheduled
 from actors.settings import settings
 from services.cycle import run_task
 from services.logs import get_logger
 from services.scheduling.crew import CALL_TIMEOUT, Crew
+from services.scheduling.runs import RunRecord
 from services.scheduling.shift import Shift
+from services.sweeps import Batch, OnBatch
 from services.tasks import Task
 
 #: Sweeps have a queue of their own: a long one never holds other messages behind it.
@@ -83,4 +88,33 @@ def _run(task: Task, sweep_id: uuid.UUID | None = None) -> None:
         call_in=call_in if sweep_id is None else None,
         is_stopping=stopping.is_stopping,
     )
-    run_task(task, get_engine(), settings, shift=shift)
+    bind_contextvars(sweep_id=str(shift.sweep_id))
+    with _counting(task) as on_batch:
+        run_task(task, get_engine(), settings, shift=shift, on_batch=on_batch)
+
+
+@contextmanager
+def _counting(task: Task) -> Iterator[OnBatch]:
+    """Count a run for health, for Prometheus and for whoever asks Redis; yields what to tell of each batch."""
+    with ExitStack() as counters:
+        run = counters.enter_context(tally.run(task))
+        if metrics is not None:
+            counters.enter_context(metrics.worker.run(task))
+
+        def count(batch: Batch) -> None:
+            run.add(batch.count)
+            if metrics is not None:
+                metrics.worker.count_batch(task, batch)
+
+        try:
+            yield count
+        finally:
+            if run.items:
+                _add_ended(task, run.items)
+
+
+def _add_ended(task: Task, count: int) -> None:
+    try:
+        RunRecord(broker.client).add_ended(_ACTORS[task].actor_name, count)
+    except redis.RedisError as error:
+        log.debug("what ended is not counted", reason=str(error))

@@ -1,18 +1,28 @@
 """How a worker takes messages: at once, and none that it has no thread for."""
 
 import os
+import time
 from collections.abc import Mapping
 from threading import Lock
 from typing import Any
 
 import dramatiq
 from dramatiq.broker import Consumer
-from dramatiq.brokers.redis import RedisBroker
+from dramatiq.brokers.redis import RedisBroker, _RedisConsumer
 from dramatiq.middleware import Middleware
 
 #: How long an idle worker may sleep until it looks for messages again, in milliseconds. dramatiq's own second is as
 #: long as the shortest interval.
 IDLE_PAUSE_MS = 100
+
+
+class WatchedConsumer(_RedisConsumer):
+    """A consumer that leaves word with its broker of when it looked for messages."""
+
+    def __next__(self) -> Any:
+        """Return the next message, or None when there is none for now."""
+        self.broker.looked_at[self.queue_name] = time.monotonic()
+        return super().__next__()
 
 
 class FrugalBroker(RedisBroker):
@@ -27,8 +37,15 @@ class FrugalBroker(RedisBroker):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
+        #: When the consumer of each queue looked for messages last, on the monotonic clock, in seconds.
+        self.looked_at: dict[str, float] = {}
         self._consumers: dict[str, Any] = {}
         self._fetching = Lock()
+
+    @property
+    def consumer_class(self) -> type[WatchedConsumer]:
+        """What RedisBroker consumes with."""
+        return WatchedConsumer
 
     def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 5000) -> Consumer:
         """Return a consumer of a queue, as RedisBroker does."""

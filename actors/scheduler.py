@@ -12,6 +12,7 @@ from functools import cache
 from actors.broker import REDIS_TIMEOUT, TickBroker, broker
 from actors.settings import settings
 from actors.ticks import is_called_in
+from services.monitoring.endpoint import Endpoint
 from services.redis_client import connect
 from services.schedules import Schedule
 from services.scheduling.scheduler import Scheduler, Timing
@@ -36,11 +37,24 @@ def start_scheduler() -> Scheduler:
             signal.signal(number, lambda *_: sys.exit(0))
     atexit.register(_resign, scheduler)
     scheduler.start()
-    if settings.enable_metrics:
-        # Where the workers' metrics are: everywhere, unless dramatiq's variable says otherwise.
-        host = os.environ.get("dramatiq_prom_host", "0.0.0.0")  # noqa: S104, SIM112
-        scheduler.metrics.serve(host=host, port=settings.scheduler_metrics_port)
+    _serve(scheduler)
     return scheduler
+
+
+def _serve(scheduler: Scheduler) -> None:
+    registry = None
+    if settings.enable_metrics:
+        from services.monitoring.cluster import ClusterCollector  # noqa: PLC0415 - workers load this module, too early
+
+        registry = scheduler.metrics.registry
+        registry.register(ClusterCollector(connect(settings.broker_url, timeout=SCHEDULER_TIMEOUT)))
+    Endpoint(
+        registry=registry,
+        health=scheduler.health,
+        host=settings.metrics_host,
+        port=settings.scheduler_metrics_port,
+        variable="BACKGROUND_TASK_SCHEDULER_METRICS_PORT",
+    ).serve_in_background()
 
 
 def _resign(scheduler: Scheduler) -> None:
@@ -55,6 +69,7 @@ def create_scheduler(broker: TickBroker, settings: Settings) -> Scheduler:
     broker.scheduler = Scheduler(
         {name: actor.options["periodic"] for name, actor in broker.actors.items() if "periodic" in actor.options},
         actors=[name for name, actor in broker.actors.items() if not is_called_in(actor)],
+        queues=sorted(broker.queues),
         client=connect(settings.broker_url, timeout=SCHEDULER_TIMEOUT),
         listener=connect(settings.broker_url, timeout=REDIS_TIMEOUT),
         timing=Timing(settings.lease_timeout, settings.renew_interval, settings.catchup_window),

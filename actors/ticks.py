@@ -1,5 +1,6 @@
 """Ticks: the messages that a scheduler sends for a slot of a schedule, as workers take them."""
 
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
@@ -10,6 +11,7 @@ from dramatiq.broker import MessageProxy
 from dramatiq.middleware import Middleware, SkipMessage
 
 from services.logs import get_logger
+from services.monitoring.health import first_line_of
 from services.schedules import Schedule
 from services.scheduling.runs import RunRecord
 
@@ -34,13 +36,13 @@ class TickMiddleware(Middleware):
 
     In place of Periodiq's own middleware, which drops retries and whatever is half a minute late. A tick is dropped
     when its next slot is due and another run has begun since its own: a backlog of ticks is one run, and a queue that
-    is always late starves nobody. The clock is Redis's. While Redis does not answer, nothing is dropped.
+    is always late starves nobody. The clock is Redis's. While Redis does not answer, nothing is dropped. ``on_dropped``
+    is told of the actor of each one that is.
     """
 
-    def __init__(self, client: redis.Redis, *, metrics: bool = False) -> None:
-        self._record = RunRecord(client)
-        self._has_metrics = metrics
-        self._dropped: Any = None
+    def __init__(self, record: RunRecord, *, on_dropped: Callable[[str], None] = lambda _actor: None) -> None:
+        self._record = record
+        self._on_dropped = on_dropped
 
     @property
     def actor_options(self) -> set[str]:
@@ -49,19 +51,6 @@ class TickMiddleware(Middleware):
         Those are called in by a run of the task, which is the one to be noted.
         """
         return {"periodic", "called_in"}
-
-    def before_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
-        """Make the counter, once the boot of dramatiq's Prometheus has said where metrics are kept."""
-        del broker, worker
-        if self._has_metrics:
-            from prometheus_client import CollectorRegistry, Counter  # noqa: PLC0415 - not before, see above
-
-            self._dropped = Counter(
-                "background_ticks_dropped_total",
-                "Ticks that were of no more use when a worker took them.",
-                ["actor"],
-                registry=CollectorRegistry(),
-            )
 
     def before_process_message(self, broker: dramatiq.Broker, message: MessageProxy) -> None:
         """Note that a run begins, or raise SkipMessage."""
@@ -84,11 +73,8 @@ class TickMiddleware(Middleware):
             log.debug("run not noted", actor=message.actor_name, reason=str(error))
             return
         if not of_use:
-            log.info(
-                "tick dropped: a later run does its work", actor=message.actor_name, slot=slot and slot.isoformat()
-            )
-            if self._dropped is not None:
-                self._dropped.labels(message.actor_name).inc()
+            log.info("tick dropped: a later run does its work", actor=message.actor_name)
+            self._on_dropped(message.actor_name)
             raise SkipMessage
 
     def after_process_message(
@@ -103,8 +89,9 @@ class TickMiddleware(Middleware):
         del result
         if is_called_in(broker.get_actor(message.actor_name)):
             return
+        error = None if exception is None else first_line_of(exception)
         try:
-            self._record.end(message.actor_name, message.message_id, failed=exception is not None)
+            self._record.end(message.actor_name, message.message_id, error=error)
         except redis.RedisError as error:
             log.debug("run not noted", actor=message.actor_name, reason=str(error))
 

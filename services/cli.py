@@ -2,6 +2,7 @@
 
 # ruff: noqa: PLC0415 - see above
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -124,40 +125,65 @@ def demo(
 @app.command()
 def status(
     *,
-    output: Annotated[Literal["table", "json"], typer.Option("--format", help="How to print.")] = "table",
+    watch: Annotated[bool, typer.Option("--watch", help="Again every 2 s, until Ctrl-C.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One object, for programs; with --watch one a line.")] = False,
 ) -> None:
-    """Show who leads, who stands by, and what became of each task's slots and runs.
+    """Show whether conversations end on time, what is wrong, who leads and works, and what became of each task.
 
-    It asks the Redis of REDIS_URL, from any machine. When that is not set: the private Redis of an `adjourn run` in
-    ADJOURN_DATA_DIR if there is one, else redis://127.0.0.1:6379/0. What is wrong comes first. Times are in UTC, by
-    Redis's clock.
+    It asks the Redis of REDIS_URL and the database of DATABASE_URL, from any machine, and shows what one of them tells
+    when the other does not answer. Without REDIS_URL: the private Redis of an `adjourn run` in ADJOURN_DATA_DIR if
+    there is one, else redis://127.0.0.1:6379/0. Without DATABASE_URL: the SQLite of ADJOURN_DATA_DIR. Times are in UTC,
+    by Redis's clock.
 
-    With --format json it is one object, whose keys are always there (null: unknown, or none):
+    With --json it is one object, whose keys are always there (null: unknown, or none):
 
     \b
-    problems    worst first: kind, task, scheduler, text; kind is no_leader, loop_stuck,
-                overdue, not_run, paused, run_failed or trigger_waits
-    now         the instant of all this
-    redis       which Redis was asked
-    leader      id, host, pid, term, since, lease_ends_at
-    last_term   the last term that was given
-    schedulers  id, state (leading, standing_by, gone), host, pid, started_at (by its own
-                clock), heard_at, loop (running, stuck)
-    tasks       task, actor, schedule, next_slot, overdue, dropped (ticks that workers dropped),
-                awaited_since (the first message that waits for a worker),
-                last_slot: slot, outcome (enqueued, caught_up, paused), enqueued_at,
-                late_seconds, term, message_id
-                last_run: slot, started_at, ended_at, seconds, outcome (running, done, failed)
-                paused: at, by
-                waiting_trigger, last_trigger: id, at, by, message_id
+    punctuality  on_time, at_risk (none is overdue, but something is wrong that will make
+                 them so), late or unknown
+    problems     worst first: kind, task, scheduler, worker, text; kind is redis_down,
+                 database_down, no_leader, no_worker, overdue_conversations, no_success,
+                 loop_stuck, overdue, not_run, paused, run_failed, worker_gone,
+                 dead_letters or trigger_waits
+    now, clock   the instant of all this; by whose clock: redis, database or machine
+    redis, database
+                 url, state (answers, down, absent: no embedded database yet), error
+    leader       id, host, pid, term, since, lease_ends_at
+    last_term    the last term that was given
+    schedulers   id, state (leading, standing_by, gone), host, pid, started_at (by its own
+                 clock), heard_at, loop (running, stuck)
+    workers      one a process: id, alive, host, pid, started_at (by its own clock),
+                 heard_at, threads, busy
+    backlog      source (database, or worker: measured before), measured_at, active,
+                 active_is_estimate
+    tasks        task, actor, due, due_is_capped (there are more), oldest_due_seconds,
+                 schedule, interval_seconds, next_slot, overdue, last_success_at,
+                 runs, failures, ended (conversations): since Redis has its data,
+                 dropped (ticks that workers dropped),
+                 awaited_since (the first message that waits for a worker),
+                 last_slot: slot, outcome (enqueued, caught_up, paused), enqueued_at,
+                 late_seconds, term, message_id
+                 last_run: slot, started_at, ended_at, seconds, outcome (running, done,
+                 failed), error
+                 paused: at, by
+                 waiting_trigger, last_trigger: id, at, by, message_id
+    queues       name, waiting (messages), dead (letters)
 
-    The exit code is 0 whenever it could be told, and 1 when Redis does not answer: a program looks at problems.
+    The exit code is 0 when both could be asked, 1 when Redis or the database could not; by health: adjourn health.
 
-    A scheduler is gone, and a slot is overdue, when nothing was heard of it for a lease and five seconds.
+    A scheduler is gone, and a slot is overdue, when nothing was heard of it for a lease and five seconds; a worker is
+    gone after 15 seconds. Conversations are overdue when one is due for more than three intervals of its task, or for
+    three minutes where nobody knows those.
     """  # noqa: D301 - the backspace, for Click, which folds no lines after one
-    from services.operations.report import print_status
+    if watch:
+        from services.operations.watch import watch_status
 
-    print_status(output=output)
+        watch_status(as_json=as_json)
+        return
+
+    from services.operations.status_report import print_status
+
+    if not print_status(as_json=as_json):
+        sys.exit(1)
 
 
 _TASK = typer.Argument(help="idle or expired.")
@@ -202,6 +228,123 @@ def trigger(
     from services.operations.report import print_trigger
 
     print_trigger(task, seconds=wait)
+
+
+@app.command()
+def health(
+    role: Annotated[Literal["worker", "scheduler"] | None, typer.Argument(help="Which one; both unless given.")] = None,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="The whole report, for programs.")] = False,
+    url: Annotated[
+        str | None, typer.Option(help="Where it answers, such as http://10.0.0.7:9191; this machine when left out.")
+    ] = None,
+) -> None:
+    """Ask the worker and the scheduler of this machine how they are.
+
+    The exit code is 0 when healthy, 1 when degraded, 2 when stopped, which is also what does not answer within 3
+    seconds; of both, the worse. What is judged, and how soon it shows: docs/health.md.
+
+    It asks where dramatiq_prom_port (9191) and BACKGROUND_TASK_SCHEDULER_METRICS_PORT (9192) say, or where an adjourn
+    run in ADJOURN_DATA_DIR has written that it is.
+    """
+    from services.monitoring.health import Role
+    from services.monitoring.health_shown import print_health
+
+    if url is not None and role is None:
+        raise typer.BadParameter("--url is where one of them answers: name worker or scheduler")
+    code = print_health([Role(role)] if role else list(Role), url=url, as_json=as_json)
+    sys.stdout.flush()
+    # At once: a thread that still waits for an answer, or imports something, must not meet Python taking itself apart.
+    os._exit(code)
+
+
+dead_letters = typer.Typer(
+    help="Look at messages that failed for good; requeue or drop them. Which Redis is asked: adjourn status --help.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.add_typer(dead_letters, name="dead-letters")
+
+_QUEUE = typer.Option("--queue", help="Those of this queue only.")
+_ID = typer.Argument(metavar="ID", help="Its id, or as much of it as names one letter.")
+
+
+@dead_letters.command("list")
+def list_dead_letters(
+    *,
+    queue: Annotated[str | None, _QUEUE] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many, at most.")] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="One object, for programs.")] = False,
+) -> None:
+    """List the newest, and why each failed.
+
+    Their arguments are not shown; adjourn dead-letters show does.
+    """
+    from services.operations.dead_letters_report import print_letters
+
+    print_letters(queue=queue, limit=limit, as_json=as_json)
+
+
+@dead_letters.command("show")
+def show_dead_letter(
+    wanted: Annotated[str, _ID],
+    *,
+    queue: Annotated[str | None, _QUEUE] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One object, for programs.")] = False,
+) -> None:
+    """Show all about one, its arguments too."""
+    from services.operations.dead_letters_report import print_letter
+
+    print_letter(wanted, queue=queue, as_json=as_json)
+
+
+@dead_letters.command("requeue")
+def requeue_dead_letters(
+    wanted: Annotated[list[str] | None, _ID] = None,
+    *,
+    every: Annotated[bool, typer.Option("--all", help="All that there are.")] = False,
+    queue: Annotated[str | None, _QUEUE] = None,
+) -> None:
+    """Have them run again, as if they were sent now.
+
+    A tick runs, too, whatever has run since its slot. The exit code is 1 when one was not found or no worker could
+    read it.
+    """
+    from services.operations.dead_letters_report import print_requeue
+
+    _check_choice(wanted, every=every)
+    if not print_requeue(wanted or [], queue=queue):
+        sys.exit(1)
+
+
+@dead_letters.command("drop")
+def drop_dead_letters(
+    wanted: Annotated[list[str] | None, _ID] = None,
+    *,
+    every: Annotated[bool, typer.Option("--all", help="All that there are; asks first.")] = False,
+    queue: Annotated[str | None, _QUEUE] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Remove them for good.
+
+    The exit code is 1 when one was not found.
+    """
+    from services.operations.dead_letters_report import count_letters, print_drop
+
+    _check_choice(wanted, every=every)
+    if every and not yes:
+        if not sys.stdin.isatty():
+            raise typer.BadParameter("--all where nobody can be asked takes --yes as well")
+        count = count_letters(queue)
+        if count:
+            typer.confirm(f"drop {count:,} dead letters for good?", abort=True)
+    if not print_drop(wanted or [], queue=queue):
+        sys.exit(1)
+
+
+def _check_choice(wanted: list[str] | None, *, every: bool) -> None:
+    if bool(wanted) == every:
+        raise typer.BadParameter("give ids, or --all")
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from services.database import current_time, reading
 from services.logs import get_logger
 from services.scheduling.shift import Shift
 from services.settings import Settings
-from services.sweeps import Stopwatch, Sweep
+from services.sweeps import OnBatch, Stopwatch, Sweep
 from services.tasks import Task
 
 log = get_logger(__name__)
@@ -29,18 +29,19 @@ def run_task(
     settings: Settings,
     *,
     shift: Shift | None = None,
+    on_batch: OnBatch | None = None,
     stopwatch: Stopwatch = time.monotonic,
 ) -> Sweep:
     """Sweep for ``task``, by the clock of each moment, until a sweep meets no backlog; log what all of it did.
 
     A backlog is more than a batch. When it has gone, what fell due meanwhile is swept as well, so that a run which left
     its work to this one leaves nothing behind. The time budget is for the whole. ``shift`` is this run's in the crew of
-    the task, without which it works alone.
+    the task, without which it works alone. ``on_batch`` is told of each batch.
 
     The line is at info only when something changed.
     """
     try:
-        sweep = _sweep_in_rounds(task, engine, settings, shift, stopwatch)
+        sweep = _sweep_in_rounds(task, engine, settings, shift=shift, on_batch=on_batch, stopwatch=stopwatch)
     finally:
         if shift is not None:
             shift.end()
@@ -58,7 +59,13 @@ def run_task(
 
 
 def _sweep_in_rounds(
-    task: Task, engine: Engine, settings: Settings, shift: Shift | None, stopwatch: Stopwatch
+    task: Task,
+    engine: Engine,
+    settings: Settings,
+    *,
+    shift: Shift | None,
+    on_batch: OnBatch | None,
+    stopwatch: Stopwatch,
 ) -> Sweep:
     """Return what the sweeps of a run did, as one."""
     proceed, sweep_id = (lambda: True, uuid.uuid4()) if shift is None else (shift.proceed, shift.sweep_id)
@@ -75,6 +82,7 @@ def _sweep_in_rounds(
             time_budget=left,
             sweep_id=sweep_id,
             proceed=proceed,
+            on_batch=on_batch,
             stopwatch=stopwatch,
         )
         count += sweep.count

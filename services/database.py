@@ -1,12 +1,24 @@
 """Engines, sessions and the one clock: the database's."""
 
+import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, func, inspect, select, type_coerce
+from sqlalchemy import (
+    URL,
+    Connection,
+    Engine,
+    ExceptionContext,
+    create_engine,
+    event,
+    func,
+    inspect,
+    select,
+    type_coerce,
+)
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlmodel import Session
 
@@ -25,6 +37,10 @@ OLDEST_SQLITE = (3, 35)
 _TCP = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 4, "tcp_user_timeout": 30_000}
 
 
+#: A DETAIL of PostgreSQL's in an error's text: up to what it may say after it.
+_DETAIL = re.compile(r"\nDETAIL: .*?(?=\n(?:HINT|QUERY|CONTEXT|SCHEMA NAME|TABLE NAME|LOCATION): |\Z)", re.DOTALL)
+
+
 def create_database_engine(url: URL | str, **options: Any) -> Engine:
     """Return an engine for ``url`` as Adjourn needs it; nothing is connected yet.
 
@@ -36,7 +52,7 @@ def create_database_engine(url: URL | str, **options: Any) -> Engine:
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
-    return create_engine(
+    engine = create_engine(
         url,
         # The statements re-check each row that they waited for, as READ COMMITTED does; a stricter level would fail.
         isolation_level="READ COMMITTED",
@@ -46,6 +62,8 @@ def create_database_engine(url: URL | str, **options: Any) -> Engine:
         hide_parameters=True,
         **options,
     )
+    event.listen(engine, "handle_error", _leave_out_details)
+    return engine
 
 
 def open_session(engine: Engine, *, read_only: bool = False) -> Session:
@@ -117,6 +135,16 @@ def check_database(engine: Engine) -> None:
 def first_line(error: DBAPIError) -> str:
     """Return what the database said, without SQLAlchemy's statement and parameters around it."""
     return (str(error.orig).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _leave_out_details(context: ExceptionContext) -> None:
+    """Cut PostgreSQL's DETAIL, which quotes the row, from what the error says of itself: it ends up in logs.
+
+    It is still in ``error.orig.diag``.
+    """
+    for error in (context.original_exception, context.sqlalchemy_exception):
+        if error is not None:
+            error.args = tuple(_DETAIL.sub("", said) if isinstance(said, str) else said for said in error.args)
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _record: Any) -> None:

@@ -11,15 +11,20 @@ from functools import cached_property
 from typing import Any
 
 from sqlalchemy import (
+    ARRAY,
+    CTE,
+    JSON,
     Column,
     ColumnClause,
     ColumnElement,
     Connection,
     Executable,
     Integer,
+    Interval,
     bindparam,
     case,
     column,
+    extract,
     func,
     insert,
     literal,
@@ -31,6 +36,7 @@ from sqlalchemy import (
 from models.columns import UtcDateTime
 from models.conversation import ConversationStatus, conversations, deadline, due_status
 from models.event import EventCause, conversation_events
+from services.lags import Lags, thresholds
 
 _c = conversations.c
 _e = conversation_events.c
@@ -39,6 +45,8 @@ _e = conversation_events.c
 #: changes a conversation, ``ended_at`` of the rows that end, ``occurred_at`` of the events.
 MOMENT = bindparam("moment", type_=UtcDateTime())
 _SWEEP_ID = bindparam("sweep_id", type_=_e.sweep_id.type)
+#: See ``services.lags.thresholds``.
+_THRESHOLDS = bindparam("thresholds", type_=ARRAY(UtcDateTime()))
 _RECORDED = [
     _e.conv_id,
     _e.previous_status,
@@ -64,6 +72,8 @@ class Ended:
     picked: int
     #: The largest value of the order column among those, where there was an order and the database tells it.
     last: datetime | None = None
+    #: How late they ended, where that was asked for.
+    lags: Lags | None = None
 
 
 def status_at_moment(otherwise: ColumnElement[ConversationStatus]) -> ColumnElement[ConversationStatus]:
@@ -75,8 +85,8 @@ class Ending:
     """An end of the conversations that ``where`` picks, active ones only, with its events.
 
     ``status`` is what each row gets, as an expression of its present values. With ``order_by`` it takes the first
-    ``batch_size`` in that order, and leaves out those that another transaction holds; without, it waits for them. Make
-    it once: to build the statement takes longer than to run it.
+    ``batch_size`` in that order, and leaves out those that another transaction holds; without, it waits for them. With
+    ``tells_lags`` it says how late they ended. Make it once: to build the statement takes longer than to run it.
     """
 
     def __init__(
@@ -86,11 +96,13 @@ class Ending:
         cause: EventCause,
         where: ColumnElement[bool],
         order_by: Column[datetime] | None = None,
+        tells_lags: bool = False,
     ) -> None:
         self._status = status
         self._cause = literal(cause, _e.cause.type)
         self._where = where
         self._order_by = order_by
+        self._tells_lags = tells_lags
 
     def apply(
         self, connection: Connection, *, moment: datetime, sweep_id: uuid.UUID | None = None, **parameters: Any
@@ -101,11 +113,23 @@ class Ending:
         """
         parameters |= {"moment": moment, "sweep_id": sweep_id}
         if connection.dialect.name != "sqlite":
-            return Ended(*connection.execute(self._whole, parameters).one())
+            return self._apply_whole(connection, parameters)
         before = connection.execute(_LAST_EVENT).scalar_one()
         connection.execute(self._record, parameters)
         count = connection.execute(_FOLLOW_EVENTS, {"before": before}).rowcount
-        return Ended(count, picked=count)
+        lags = None
+        if self._tells_lags:
+            deadlines = connection.execute(_DEADLINES, {"before": before}).scalars()
+            lags = Lags.of_deadlines(deadlines, moment=moment)
+        return Ended(count, picked=count, lags=lags)
+
+    def _apply_whole(self, connection: Connection, parameters: dict[str, Any]) -> Ended:
+        if not self._tells_lags:
+            return Ended(*connection.execute(self._whole, parameters).one())
+        parameters["thresholds"] = thresholds(parameters["moment"])
+        count, picked, last, reached, total = connection.execute(self._whole, parameters).one()
+        counts = {int(place): of_place for place, of_place in (reached or {}).items()}
+        return Ended(count, picked, last, Lags.of_reached(counts, float(total or 0)))
 
     @cached_property
     def _whole(self) -> Executable:
@@ -135,7 +159,10 @@ class Ending:
         )
         recorded = insert(conversation_events).from_select(_RECORDED, select(*ended.c, self._cause, _SWEEP_ID, MOMENT))
         count = select(func.count()).select_from(ended).scalar_subquery()
-        return select(count, func.count(), func.max(due.c.position)).select_from(due).add_cte(recorded.cte("recorded"))
+        figures = [count, func.count(), func.max(due.c.position)]
+        if self._tells_lags:
+            figures += _lag_figures(ended)
+        return select(*figures).select_from(due).add_cte(recorded.cte("recorded"))
 
     @cached_property
     def _record(self) -> Executable:
@@ -160,8 +187,20 @@ class Ending:
         return picked.order_by(self._order_by).limit(bindparam("batch_size", type_=Integer(), literal_execute=True))
 
 
+def _lag_figures(ended: CTE) -> list[ColumnElement[Any]]:
+    """Return, for PostgreSQL, how many of ``ended`` reached how many thresholds, as JSON, and their lags together."""
+    # By thresholds in time, not by seconds: nothing is converted, and an edge belongs to the bucket below it.
+    reached = func.width_bucket(ended.c.deadline, _THRESHOLDS).label("reached")
+    places = select(reached, func.count().label("count")).group_by(reached).subquery("places")
+    by_place = select(func.json_object_agg(places.c.reached, places.c.count, type_=JSON()))
+    total = select(extract("epoch", func.sum(MOMENT - ended.c.deadline, type_=Interval())))
+    return [by_place.scalar_subquery(), total.select_from(ended).scalar_subquery()]
+
+
 #: On SQLite, where nobody else writes meanwhile: after which event this transaction's are.
 _LAST_EVENT = select(func.coalesce(func.max(_e.event_id), 0))
+#: On SQLite: the deadlines of what they ended.
+_DEADLINES = select(_e.deadline).where(_e.event_id > bindparam("before"))
 #: On SQLite: bring the rows to what the new events say.
 _FOLLOW_EVENTS = (
     update(conversations)

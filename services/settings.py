@@ -74,8 +74,11 @@ class Settings(BaseSettings):
     renew_interval: Duration = Field(default=timedelta(seconds=5), alias="BACKGROUND_TASK_RENEW_INTERVAL")
     #: How old a missed slot may be to be made up for.
     catchup_window: Duration = Field(default=timedelta(hours=1), alias="BACKGROUND_TASK_CATCHUP_WINDOW")
-    #: Where a scheduler serves its metrics; 0 is any port that is free.
+    #: Where a scheduler serves its metrics and health; 0 is any port that is free.
     scheduler_metrics_port: int = Field(default=9192, ge=0, le=65_535, alias="BACKGROUND_TASK_SCHEDULER_METRICS_PORT")
+    #: Where workers and schedulers serve theirs, and the port of the workers'. Both names are dramatiq's.
+    metrics_host: str = Field(default="0.0.0.0", alias="dramatiq_prom_host")  # noqa: S104 - Prometheus is elsewhere
+    worker_metrics_port: int = Field(default=9191, ge=0, le=65_535, alias="dramatiq_prom_port")
 
     idle_enabled: bool = Field(default=True, alias="BACKGROUND_TASK_IDLE_ENABLED")
     #: The task runs every so many intervals.

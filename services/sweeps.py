@@ -16,6 +16,7 @@ from models.event import EventCause
 from services.arguments import LONGEST_PAGE, require_size
 from services.database import set_locally
 from services.endings import Ending
+from services.lags import Lags
 from services.tasks import DEFAULT_BATCH_SIZE, LARGEST_BATCH_SIZE, Task
 
 #: How long one sweep may go on starting batches. What is left is for the next tick.
@@ -34,6 +35,20 @@ _BATCH_SETTINGS = {
 Stopwatch = Callable[[], float]
 #: Asked after each full batch: whether to take another.
 Proceed = Callable[[], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one transaction of a sweep did."""
+
+    #: Conversations ended.
+    count: int
+    #: How late they ended.
+    lags: Lags
+
+
+#: Told of each batch that ended something, once it is committed.
+OnBatch = Callable[[Batch], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +79,17 @@ class _Kind:
     @cached_property
     def ending(self) -> Ending:
         """The statement of a batch: what is due at ``now``, from ``position`` on."""
+        return self._ending(tells_lags=False)
+
+    @cached_property
+    def telling_ending(self) -> Ending:
+        """The same, which tells how late they ended."""
+        return self._ending(tells_lags=True)
+
+    def _ending(self, *, tells_lags: bool) -> Ending:
         now, position = bindparam("now", type_=UtcDateTime()), bindparam("position", type_=UtcDateTime())
         due = self.due(now) & (self.due_at >= position)
-        return Ending(status=due_status, cause=EventCause.SWEEP, where=due, order_by=self.due_at)
+        return Ending(status=due_status, cause=EventCause.SWEEP, where=due, order_by=self.due_at, tells_lags=tells_lags)
 
 
 _IDLE = _Kind(Task.IDLE, conversations.c.idle_at, due_idle)
@@ -86,19 +109,20 @@ def process_idle_conversations(
     time_budget: timedelta = DEFAULT_TIME_BUDGET,
     sweep_id: uuid.UUID | None = None,
     proceed: Proceed = _always,
+    on_batch: OnBatch | None = None,
     stopwatch: Stopwatch = time.monotonic,
 ) -> Sweep:
     """End the conversations whose idle deadline is reached at ``now``.
 
     The deadline that comes first names the status, so one whose expiry came before is ``expired``. Conversations that
     another transaction holds are left to whoever holds them, or to the next sweep. ``sweep_id`` is for the events, a
-    new one unless it is given. ``proceed`` is asked after each full batch, and ends the sweep when it says False.
-    ``stopwatch`` tells seconds that pass while it runs: they spend the budget and are added to ``now`` for the moment
-    that events record.
+    new one unless it is given. ``proceed`` is asked after each full batch, and ends the sweep when it says False;
+    ``on_batch`` is told of each batch. ``stopwatch`` tells seconds that pass while it runs: they spend the budget and
+    are added to ``now`` for the moment that events record.
 
     Raises NaiveDatetimeError, and InvalidValueError for a batch size that is not from 1 to 100,000.
     """
-    return _sweep(engine, _IDLE, now, batch_size, time_budget, sweep_id or uuid.uuid4(), proceed, stopwatch)
+    return _sweep(engine, _IDLE, now, batch_size, time_budget, sweep_id or uuid.uuid4(), proceed, on_batch, stopwatch)
 
 
 def process_expired_conversations(
@@ -109,10 +133,13 @@ def process_expired_conversations(
     time_budget: timedelta = DEFAULT_TIME_BUDGET,
     sweep_id: uuid.UUID | None = None,
     proceed: Proceed = _always,
+    on_batch: OnBatch | None = None,
     stopwatch: Stopwatch = time.monotonic,
 ) -> Sweep:
     """End the conversations whose expiry is reached at ``now``; else as ``process_idle_conversations``."""
-    return _sweep(engine, _EXPIRED, now, batch_size, time_budget, sweep_id or uuid.uuid4(), proceed, stopwatch)
+    return _sweep(
+        engine, _EXPIRED, now, batch_size, time_budget, sweep_id or uuid.uuid4(), proceed, on_batch, stopwatch
+    )
 
 
 def find_idle_conversations(session: Session, *, now: datetime, limit: int = 100) -> list[Conversation]:
@@ -142,10 +169,12 @@ def _sweep(  # noqa: PLR0917 - the two callers above hand on what they were give
     time_budget: timedelta,
     sweep_id: uuid.UUID,
     proceed: Proceed,
+    on_batch: OnBatch | None,
     stopwatch: Stopwatch,
 ) -> Sweep:
     now = require_aware(now, "now")
     require_size("batch_size", batch_size, LARGEST_BATCH_SIZE)
+    ending = kind.ending if on_batch is None else kind.telling_ending
     started = stopwatch()
     count = batches = 0
     has_begun = False
@@ -158,7 +187,7 @@ def _sweep(  # noqa: PLR0917 - the two callers above hand on what they were give
                 return Sweep(sweep_id, kind.task, count, batches, elapsed, drained=False)
             with connection.begin():
                 set_locally(connection, **_BATCH_SETTINGS)
-                ended = kind.ending.apply(
+                ended = ending.apply(
                     connection,
                     moment=now + timedelta(seconds=elapsed),
                     sweep_id=sweep_id,
@@ -169,6 +198,8 @@ def _sweep(  # noqa: PLR0917 - the two callers above hand on what they were give
             has_begun = True
             count += ended.count
             batches += ended.count > 0
+            if on_batch is not None and ended.count and ended.lags is not None:
+                on_batch(Batch(ended.count, ended.lags))
             drained = ended.picked < batch_size
             # All of a batch was kept from being ended, and the next one would be the same.
             is_stuck = not ended.count and ended.last == position

@@ -18,6 +18,7 @@ from actors.scheduler import create_scheduler
 from actors.ticks import TickMiddleware
 from services.redis_client import connect
 from services.schedules import Schedule
+from services.scheduling.runs import RunRecord
 from services.scheduling.scheduler import Scheduler
 from services.settings import load_settings
 from tests.support import wait_for
@@ -52,7 +53,7 @@ class CountedActor:
 def broker_on(url: str, *middleware: Middleware) -> Iterator[TickBroker]:
     """Make a broker as production has it, with less of dramatiq's middleware."""
     client = connect(url, timeout=5)
-    broker = TickBroker(client=client, middleware=[TickMiddleware(client), Retries(), *middleware])
+    broker = TickBroker(client=client, middleware=[TickMiddleware(RunRecord(client)), Retries(), *middleware])
     try:
         yield broker
     finally:

@@ -1,7 +1,7 @@
 """``adjourn run``: everything on one machine, as the real commands, started together and stopped together."""
 
+import json
 import os
-import shutil
 import socket
 import sys
 import time
@@ -20,6 +20,8 @@ from services.embedded.data_directory import hold_data_directory, prepare_data_d
 from services.embedded.redis_server import REDIS_DIRECTORY, PrivateRedis
 from services.errors import SettingsError
 from services.logs import get_logger
+from services.monitoring.asking_health import ENDPOINTS_FILE
+from services.monitoring.run_directory import BASE_VARIABLE as RUNS_VARIABLE
 from services.redis_client import ANSWER_TIMEOUT, check_redis, connect
 from services.scheduling.lease import forget_schedulers
 from services.settings import Settings
@@ -27,7 +29,8 @@ from services.tasks import Task
 
 #: How long the commands may take to stop, in seconds, before they are killed: the whole run is gone within two.
 STOP_TIMEOUT = 1.5
-METRICS_PORT = 9191
+#: dramatiq's variables.
+HOST = "dramatiq_prom_host"
 WORKER_PORT = "dramatiq_prom_port"
 SCHEDULER_PORT = "BACKGROUND_TASK_SCHEDULER_METRICS_PORT"
 
@@ -63,17 +66,19 @@ class Stack:
             environment = os.environ | self._overrides
             environment["DATABASE_URL"] = self._settings.database.render_as_string(hide_password=False)
             environment["REDIS_URL"] = self._start_redis(directory, lock, exits)
-            environment |= _metrics_environment(directory, self._settings) if self._settings.enable_metrics else {}
+            environment |= _endpoints_environment(directory, self._settings)
             if self._output.isatty():
                 environment.setdefault("FORCE_COLOR", "1")  # the commands write to a pipe, a person reads it
             exits.callback(self._stop_children)
-            self._start("worker", environment, "dramatiq", "actors", "--processes", "1", "--threads", "4")
+            # Else it would go on telling a Redis that died with us of what it did.
+            patience = ("--worker-shutdown-timeout", f"{STOP_TIMEOUT * 1000:.0f}")
+            self._start("worker", environment, "dramatiq", "actors", "--processes", "1", "--threads", "4", *patience)
             self._start("scheduler", environment, "periodiq", "actors")
             log.info(
                 "started",
                 database=shown_url(self._settings.database),
                 redis="private" if self._redis else "REDIS_URL",
-                **_metrics_urls(environment, self._settings),
+                **_tell_endpoints(environment, directory, exits),
             )
             self._exits = exits.pop_all()
         return self
@@ -164,26 +169,24 @@ def prepare_database(settings: Settings) -> None:
         engine.dispose()
 
 
-def _metrics_urls(environment: Mapping[str, str], settings: Settings) -> dict[str, str]:
-    """Return where each of the two says how it is."""
-    ports = {"metrics": WORKER_PORT, "scheduler_metrics": SCHEDULER_PORT} if settings.enable_metrics else {}
-    return {name: f"http://127.0.0.1:{environment[port]}/metrics" for name, port in ports.items()}
-
-
-def _metrics_environment(directory: Path, settings: Settings) -> dict[str, str]:
-    """Return where the metrics are kept and served: an empty directory, and ports that are free."""
-    files = directory / "prometheus"
-    shutil.rmtree(files, ignore_errors=True)
-    files.mkdir()
-    # Dramatiq's variables are spelled in lower case.
-    host = os.environ.get("dramatiq_prom_host", "127.0.0.1")  # noqa: SIM112
+def _endpoints_environment(directory: Path, settings: Settings) -> dict[str, str]:
+    """Return where the two tell how they are: on this machine only, unless told otherwise, on ports that are free."""
     return {
-        "dramatiq_prom_db": str(files),
-        "PROMETHEUS_MULTIPROC_DIR": str(files),
-        WORKER_PORT: os.environ.get(WORKER_PORT) or str(_free_port(METRICS_PORT)),
+        RUNS_VARIABLE: os.environ.get(RUNS_VARIABLE) or str(directory / "runs"),
+        HOST: os.environ.get(HOST) or "127.0.0.1",
+        WORKER_PORT: os.environ.get(WORKER_PORT) or str(_free_port(settings.worker_metrics_port)),
         SCHEDULER_PORT: os.environ.get(SCHEDULER_PORT) or str(_free_port(settings.scheduler_metrics_port)),
-        "dramatiq_prom_host": host,
     }
+
+
+def _tell_endpoints(environment: Mapping[str, str], directory: Path, exits: ExitStack) -> dict[str, str]:
+    """Write down for ``adjourn health``, while the run lasts, where the two tell how they are; return it for the log."""
+    ports = {"worker": environment[WORKER_PORT], "scheduler": environment[SCHEDULER_PORT]}
+    urls = {role: f"http://127.0.0.1:{port}" for role, port in ports.items()}
+    path = directory / ENDPOINTS_FILE
+    path.write_text(json.dumps(urls))
+    exits.callback(path.unlink, missing_ok=True)
+    return urls
 
 
 def _free_port(preferred: int) -> int:

@@ -16,11 +16,10 @@ def redis_url_to_ask(settings: Settings) -> str:
     return settings.redis_url or find_private_redis(settings.data_dir) or settings.broker_url
 
 
-@contextmanager
-def asking(settings: Settings) -> Iterator[redis.Redis]:
-    """Yield a client of that Redis.
+def connect_to_ask(settings: Settings) -> redis.Redis:
+    """Return a client of that Redis, which answers.
 
-    Raises RedisUnavailableError, which shows no password, when it does not answer, also later on.
+    Raises RedisUnavailableError, which shows no password and says what to look at.
     """
     url = redis_url_to_ask(settings)
     try:
@@ -28,7 +27,17 @@ def asking(settings: Settings) -> Iterator[redis.Redis]:
     except RedisUnavailableError as error:
         hint = "" if settings.redis_url else "; REDIS_URL, which is not set, would name another"
         raise RedisUnavailableError(f"{str(error).rstrip('.')}{hint}") from None
-    with connect(url, timeout=ANSWER_TIMEOUT) as client:
+    return connect(url, timeout=ANSWER_TIMEOUT)
+
+
+@contextmanager
+def asking(settings: Settings) -> Iterator[redis.Redis]:
+    """Yield a client of that Redis.
+
+    Raises RedisUnavailableError, which shows no password, when it does not answer, also later on.
+    """
+    url = redis_url_to_ask(settings)
+    with connect_to_ask(settings) as client:
         try:
             yield client
         except (redis.RedisError, OSError) as error:

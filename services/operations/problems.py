@@ -1,45 +1,52 @@
-"""What is wrong with the schedulers and their tasks, worst first: what a person should see at once."""
+"""What is wrong, worst first: what a person should see at once. What is not known is no problem of its own."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import timedelta
-from enum import StrEnum
 
-from services.operations.status import RunOutcome, SchedulerState, Status, TaskStatus
-from services.operations.wording import instant, place, span
+from services.operations.overview import Overview, SourceState
+from services.operations.problem import Problem, ProblemKind
+from services.operations.state import SchedulerState, Status
+from services.operations.task_problems import OVERDUE_INTERVALS, problems_of_task
+from services.operations.wording import how_many, instant, place, span
 from services.tasks import Task
 
-
-class ProblemKind(StrEnum):
-    """What can be wrong, by a name that does not change."""
-
-    NO_LEADER = "no_leader"
-    LOOP_STUCK = "loop_stuck"
-    OVERDUE = "overdue"
-    NOT_RUN = "not_run"
-    PAUSED = "paused"
-    RUN_FAILED = "run_failed"
-    TRIGGER_WAITS = "trigger_waits"
+#: After which a conversation is overdue when nobody knows the interval of its task.
+OVERDUE_AFTER = timedelta(minutes=3)
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One thing that is wrong."""
-
-    kind: ProblemKind
-    #: A sentence, for a person.
-    text: str
-    task: Task | None = None
-    #: The id of the scheduler that has it.
-    scheduler: str | None = None
-
-
-def problems_of(status: Status) -> list[Problem]:
+def problems_of(overview: Overview) -> list[Problem]:
     """Return what is wrong."""
-    found = list(_of_schedulers(status))
-    for task in status.tasks:
-        found.extend(_of_task(task, status))
-    return sorted(found, key=lambda problem: list(ProblemKind).index(problem.kind))
+    found = [*_of_sources(overview), *_of_conversations(overview)]
+    status = overview.status
+    if status is not None:
+        found += [*_of_schedulers(status), *_of_workers(status), *_of_queues(status)]
+        for task in status.tasks:
+            found += problems_of_task(task, status)
+    order = list(ProblemKind)
+    return sorted(found, key=lambda problem: order.index(problem.kind))
+
+
+def _of_sources(overview: Overview) -> Iterator[Problem]:
+    if overview.redis.state is SourceState.DOWN:
+        yield Problem(ProblemKind.REDIS_DOWN, overview.redis.error or "")
+    if overview.database.state is SourceState.DOWN:
+        age = overview.backlog_age
+        instead = "" if age is None else f"; a worker measured what is due {span(age)} ago"
+        yield Problem(ProblemKind.DATABASE_DOWN, f"{overview.database.error}{instead}")
+
+
+def _of_conversations(overview: Overview) -> Iterator[Problem]:
+    intervals = {task.task: task.interval for task in overview.status.tasks} if overview.status else {}
+    for task in Task:
+        due, interval = overview.due(task), intervals.get(task)
+        limit = OVERDUE_AFTER if interval is None else OVERDUE_INTERVALS * interval
+        if due.oldest_due is not None and due.oldest_due > limit:
+            count = "some" if due.due is None else how_many(due.due, is_capped=due.due_is_capped)
+            yield Problem(
+                ProblemKind.OVERDUE_CONVERSATIONS,
+                f"{task} are overdue: {count} due, the oldest for {span(due.oldest_due)}",
+                task,
+            )
 
 
 def _of_schedulers(status: Status) -> Iterator[Problem]:
@@ -68,59 +75,25 @@ def _why_no_leader(status: Status) -> str:
     return "none was ever heard of; start one with: periodiq actors"
 
 
-def _of_task(task: TaskStatus, status: Status) -> Iterator[Problem]:
-    if is_overdue(task, status):
-        at = instant(task.next_slot, now=status.now)
-        yield Problem(ProblemKind.OVERDUE, f"{task.task} is overdue: its slot of {at} was not enqueued", task.task)
-    waited = waits_for_a_worker(task, status)
-    if waited is not None:
-        yield Problem(
-            ProblemKind.NOT_RUN,
-            f"no worker runs {task.task}: its messages wait for {span(waited)}; start one with: dramatiq actors",
-            task.task,
-        )
-    if task.pause is not None:
-        yield Problem(
-            ProblemKind.PAUSED,
-            f"{task.task} is paused since {instant(task.pause.at, now=status.now)} by {task.pause.by or 'somebody'}; "
-            f"to go on: adjourn resume {task.task.name.lower()}",
-            task.task,
-        )
-    run = task.last_run
-    if run is not None and run.outcome is RunOutcome.FAILED:
-        took = "" if run.duration is None else f" after {span(run.duration)}"
-        yield Problem(
-            ProblemKind.RUN_FAILED,
-            f"the last run of {task.task} failed, which began at {instant(run.started_at, now=status.now)}{took}: "
-            "the log of the workers says why",
-            task.task,
-        )
-    request = task.waiting_trigger
-    if request is not None:
-        yield Problem(
-            ProblemKind.TRIGGER_WAITS,
-            f"a run of {task.task} that {request.by or 'somebody'} asked for at {instant(request.at, now=status.now)} "
-            "waits for a leader to send it",
-            task.task,
-        )
+def _of_workers(status: Status) -> Iterator[Problem]:
+    if status.lacks_workers:
+        yield Problem(ProblemKind.NO_WORKER, "no worker is there, so nothing is ended; start one with: dramatiq actors")
+    for worker in status.workers:
+        if not worker.is_alive:
+            where = place(worker.host, worker.pid)
+            silent = "" if worker.heard_at is None else f" for {span(status.now - worker.heard_at)}"
+            yield Problem(
+                ProblemKind.WORKER_GONE,
+                f"the worker on {where} is silent{silent}: it was killed, hangs, or has no Redis",
+                worker=worker.id,
+            )
 
 
-def is_overdue(task: TaskStatus, status: Status) -> bool:
-    """Return whether a slot of ``task`` should have been claimed long since, and was not."""
-    if task.schedule is None or task.pause is not None or task.next_slot is None:
-        return False
-    if status.now - task.next_slot <= status.patience:
-        return False
-    # What a leader writes down as the next slot when it begins may be claimed a moment before.
-    return task.last_slot is None or task.next_slot > task.last_slot.slot
-
-
-def waits_for_a_worker(task: TaskStatus, status: Status) -> timedelta | None:
-    """Return for how long messages of ``task`` have waited, if that is longer than it should be."""
-    if task.awaited_since is None:
-        return None
-    run = task.last_run
-    if run and run.outcome is RunOutcome.RUNNING and status.now - run.started_at < (run.limit or timedelta(0)):
-        return None  # what comes meanwhile waits for it
-    waited = status.now - task.awaited_since
-    return waited if waited > status.patience else None
+def _of_queues(status: Status) -> Iterator[Problem]:
+    dead = {queue.name: queue.dead for queue in status.queues if queue.dead}
+    if dead:
+        where = ", ".join(f"{count:,} in {name}" for name, count in dead.items())
+        yield Problem(
+            ProblemKind.DEAD_LETTERS,
+            f"messages failed and are not tried again, {where}; to see why: adjourn dead-letters list",
+        )

@@ -1,8 +1,6 @@
-"""What a person's commands print: the state, and a line or two for whatever was asked for."""
+"""What a person's commands print: a line or two for whatever was asked for."""
 
-from typing import Literal
-
-from services.operations.asking import asking, redis_url_to_ask
+from services.operations.asking import asking
 from services.operations.control import (
     PauseAnswer,
     TriggerProgress,
@@ -13,30 +11,9 @@ from services.operations.control import (
     wait_for_trigger,
     who_asks,
 )
-from services.operations.status import read_status
-from services.operations.status_json import json_text
-from services.operations.status_tables import print_tables
 from services.operations.wording import instant, place
 from services.settings import load_settings
 from services.tasks import Task
-
-#: Tables for people, or one object for programs.
-OutputFormat = Literal["table", "json"]
-
-
-def print_status(*, output: OutputFormat = "table") -> None:
-    """Print the state of the Redis that the environment names, on standard output.
-
-    Raises RedisUnavailableError and SettingsError.
-    """
-    settings = load_settings()
-    with asking(settings) as client:
-        status = read_status(client=client)
-    url = redis_url_to_ask(settings)
-    if output == "json":
-        print(json_text(status, redis_url=url))  # noqa: T201 - what was asked for
-    else:
-        print_tables(status, redis_url=url)
 
 
 def print_pause(name: str) -> None:

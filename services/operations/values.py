@@ -40,11 +40,11 @@ def instant_of(value: object, *, unit: timedelta = _MILLISECOND) -> datetime | N
         return None
 
 
-def duration_of(value: object) -> timedelta | None:
-    """Return a duration of so many milliseconds."""
+def duration_of(value: object, *, unit: timedelta = _MILLISECOND) -> timedelta | None:
+    """Return a duration of so many units, milliseconds unless told otherwise."""
     count = integer_of(value)
     try:
-        return None if count is None else count * _MILLISECOND
+        return None if count is None else count * unit
     except OverflowError:
         return None
 

@@ -1,4 +1,4 @@
-"""Instants and spans as a person reads them."""
+"""Instants, spans and numbers as a person reads them."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -22,6 +22,11 @@ def span(duration: timedelta) -> str:
     return " ".join(part for part in parts[:_MOST_UNITS] if part)
 
 
+def how_many(count: int | None, *, is_capped: bool = False) -> str:
+    """Return the number as people write it: ``1,204``, ``unknown``, or ``1,000,000 or more`` where counting stopped."""
+    return "unknown" if count is None else f"{count:,}{' or more' if is_capped else ''}"
+
+
 def instant(at: datetime | None, *, now: datetime | None) -> str:
     """Return the instant in UTC, and how far it is from ``now``: ``12:00:00 UTC (12 s ago)``."""
     if at is None:
@@ -43,4 +48,12 @@ def distance(at: datetime, *, now: datetime) -> str:
 
 def place(host: str | None, pid: int | None) -> str:
     """Return where a process is: ``web-1 (pid 12)``."""
-    return f"{host or 'an unknown host'} (pid {'unknown' if pid is None else pid})"
+    return f"{'an unknown host' if host is None else host} (pid {'unknown' if pid is None else pid})"
+
+
+def shorten(text: str, longest: int) -> str:
+    """Return ``text`` in at most ``longest`` characters: without its middle, since names differ at their ends."""
+    if len(text) <= longest:
+        return text
+    end = (longest - 1) // 2
+    return f"{text[: longest - 1 - end]}…{text[len(text) - end :]}"

@@ -4,12 +4,13 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from queue import Empty, SimpleQueue
 
 import redis
 
 from services.logs import get_logger
+from services.monitoring.health import Answer, first_line_of
 from services.scheduling import keys
 from services.scheduling.lease import Lease
 
@@ -19,6 +20,8 @@ RETRY_INTERVAL = 0.5
 RELEASE_TRIES = 3
 #: What is added to the end of another's lease before the next try, in seconds, so that it is over by then.
 MOMENT = 0.01
+#: A step of its thread that takes longer, in seconds, does not end: Redis is given a few seconds for each command.
+LONGEST_STEP = 60.0
 
 log = get_logger(__name__)
 
@@ -60,12 +63,32 @@ class Election:
         #: Whether Redis answered last; None before the first try.
         self._reached: bool | None = None
         self._failing = False
+        #: What is wrong, as it failed last, and since when; None while nothing is.
+        self._trouble: Answer | None = None
+        #: When a leader was known last, on the monotonic clock: this scheduler or another.
+        self._led_at = monotonic()
+        #: Since when a step is under way, on the monotonic clock.
+        self._stepping_since: float | None = None
         self._thread = threading.Thread(target=self._run, name="election", daemon=True)
 
     @property
     def redis_answers(self) -> bool:
         """Whether Redis answered when the election asked it last."""
         return self._reached is not False
+
+    @property
+    def trouble(self) -> Answer | None:
+        """What the last try of the election failed for, and since when they fail; None when it did not."""
+        return self._trouble
+
+    def leaderless_for(self) -> float:
+        """Return for how many seconds this scheduler has known of no leader, itself included."""
+        return 0.0 if self._lease.hold else self._monotonic() - self._led_at
+
+    def is_alive(self) -> bool:
+        """Return whether its thread goes on. It waits for nobody for long."""
+        since = self._stepping_since
+        return self._thread.is_alive() and (since is None or self._monotonic() - since < LONGEST_STEP)
 
     def start(self) -> None:
         """Begin to campaign."""
@@ -85,7 +108,10 @@ class Election:
 
     def _run(self) -> None:
         while not self._stopping:
-            self._wait(self._step())
+            self._stepping_since = self._monotonic()
+            pause = self._step()
+            self._stepping_since = None
+            self._wait(pause)
         self._resign()
 
     def _resign(self) -> None:
@@ -111,14 +137,17 @@ class Election:
             pause = self._lead() if self._lease.hold else self._campaign()
         except redis.RedisError as error:
             self._note_outage(error)
+            self._note_trouble(error)
             return RETRY_INTERVAL
-        except Exception:
+        except Exception as error:
             # Of this thread nothing may be the end, least of all a mistake of ours: the lease is at stake.
             if not self._failing:
                 self._failing = True
                 log.exception("the election failed, and goes on")
+            self._note_trouble(error)
             return RETRY_INTERVAL
         self._failing = False
+        self._trouble = None
         if self._reached is False:
             log.info("redis is back")
         self._reached = True
@@ -126,6 +155,7 @@ class Election:
 
     def _lead(self) -> float:
         if self._lease.renew(self._about()):
+            self._led_at = self._monotonic()
             self._on_renewal()
             return self._renew_interval
         self._demote("the lease carries another term, or is gone")
@@ -136,6 +166,7 @@ class Election:
             self._demote("the lease is lost, or was not renewed in time")
         rival = self._lease.acquire(self._about())
         if rival is not None:
+            self._led_at = self._monotonic()
             if self._leader != rival.holder:
                 self._leader = rival.holder
                 log.info("standing by", scheduler=self._lease.holder, leader=rival.holder)
@@ -143,6 +174,7 @@ class Election:
         hold = self._lease.hold
         if hold is None:
             return 0  # the answer took longer than the lease lasts
+        self._led_at = self._monotonic()
         self._leader, self._leading = None, hold.term
         log.info("leading", scheduler=self._lease.holder, term=hold.term)
         self._on_lead()
@@ -156,6 +188,10 @@ class Election:
         if self._reached is not False:
             self._reached = False
             log.error("redis refuses" if isinstance(error, redis.ResponseError) else "redis is down", reason=str(error))
+
+    def _note_trouble(self, error: Exception) -> None:
+        since = datetime.now(UTC) if self._trouble is None else self._trouble.since
+        self._trouble = Answer(answers=False, since=since, reason=first_line_of(error))
 
     def _wait(self, seconds: float) -> None:
         """Wait so long, or until somebody calls."""

@@ -1,4 +1,4 @@
-"""What a scheduler tells Prometheus, on an endpoint of its own: Periodiq boots no middleware that would.
+"""What a scheduler tells Prometheus.
 
 prometheus_client decides when it is imported whether its metrics are those of one process. Workers import this module
 before dramatiq has told theirs to be those of several, so the import waits until there is a scheduler.
@@ -8,13 +8,10 @@ before dramatiq has told theirs to be those of several, so the import waits unti
 
 from collections.abc import Callable, Iterable
 
-from services.logs import get_logger
 from services.scheduling.queue import Outcome
 
 #: From the slot to its message in Redis, in seconds: a few milliseconds, a lost leader (15), an outage.
 LATENESS_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 16, 30, 60, 300, 900, 3600)
-
-log = get_logger(__name__)
 
 
 class SchedulerMetrics:
@@ -62,21 +59,3 @@ class SchedulerMetrics:
         self._ticks.labels(actor, outcome).inc()
         if lateness is not None:
             self._lateness.labels(actor).observe(lateness)
-
-    def serve(self, *, host: str, port: int) -> None:
-        """Serve the metrics on ``http://host:port/metrics``; port 0 is any that is free.
-
-        A port that is taken is logged: ticks are worth more than their metrics.
-        """
-        from prometheus_client import start_http_server
-
-        try:
-            server, _ = start_http_server(port, addr=host, registry=self.registry)
-        except OSError as error:
-            log.warning(
-                "no metrics: the port cannot be used; set BACKGROUND_TASK_SCHEDULER_METRICS_PORT",
-                port=port,
-                reason=str(error),
-            )
-        else:
-            log.info("metrics", url=f"http://{host}:{server.server_port}/metrics")

@@ -9,9 +9,10 @@ from services.scheduling.scripts import load_script
 
 
 class RunRecord:
-    """The last run of each actor, in Redis. Its calls raise redis.RedisError."""
+    """The last run of each actor, and how many there were, in Redis. Its calls raise redis.RedisError."""
 
     def __init__(self, client: Redis) -> None:
+        self._client = client
         self._begin = load_script(client, "begin_run")
         self._end = load_script(client, "end_run")
 
@@ -29,6 +30,10 @@ class RunRecord:
             self._begin(keys=[keys.task_key(actor)], args=[message_id, *written, limit // timedelta(milliseconds=1)])
         )
 
-    def end(self, actor: str, message_id: str, *, failed: bool) -> None:
-        """Note how the run of a message ended, unless another has begun since."""
-        self._end(keys=[keys.task_key(actor)], args=[message_id, "failed" if failed else "done"])
+    def end(self, actor: str, message_id: str, *, error: str | None) -> None:
+        """Count a run that has ended, and note how, unless another has begun since. ``error`` is why it failed."""
+        self._end(keys=[keys.task_key(actor)], args=[message_id, "done" if error is None else "failed", error or ""])
+
+    def add_ended(self, actor: str, count: int) -> None:
+        """Count conversations that a run of the actor's task ended."""
+        self._client.hincrby(keys.task_key(actor), "ended", count)

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import socket
+import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,6 +15,10 @@ import redis
 from redis.commands.core import Script
 
 from services.logs import get_logger
+from services.monitoring.health import HealthReport, first_line_of
+from services.monitoring.scheduler_health import SchedulerFacts, judge_scheduler
+from services.monitoring.tally import RunTally
+from services.operations.status import actor_of
 from services.redis_client import unsafe_for_claims
 from services.schedules import Schedule
 from services.scheduling import keys
@@ -23,11 +28,13 @@ from services.scheduling.lease import Lease
 from services.scheduling.loop_watch import LoopWatch
 from services.scheduling.metrics import SchedulerMetrics
 from services.scheduling.queue import FencedQueue, Outcome, Push, Tick
+from services.tasks import Task
 
 #: How late Periodiq's loop may be before a renewal sends in its place, and what it sends counts as caught up.
 LATE = timedelta(seconds=1)
 #: How long the lease may take to be given back at the end, in seconds.
 STOP_TIMEOUT = 5.0
+_TASKS = {actor_of(task): task for task in Task}
 
 log = get_logger(__name__)
 
@@ -44,8 +51,8 @@ class Timing:
 class Scheduler:
     """One scheduler: the election, the fenced enqueue, and making up for what was missed.
 
-    ``actors`` are all that may be triggered, ``schedules`` those of them that have one. ``send`` sends a message to an
-    actor, with options, through ``enqueue`` or ``trigger`` in the end. ``client`` must not repeat by itself what it
+    ``actors`` are all that may be triggered, ``schedules`` those of them that have one, ``queues`` where their messages
+    lie. ``send`` sends a message to an actor, with options, through ``enqueue`` or ``trigger`` in the end. ``client`` must not repeat by itself what it
     sends, and must give up within a second or so; ``listener`` may do as it likes.
     """
 
@@ -54,6 +61,7 @@ class Scheduler:
         schedules: Mapping[str, Schedule],
         *,
         actors: Collection[str],
+        queues: Collection[str],
         client: redis.Redis,
         listener: redis.Redis,
         timing: Timing,
@@ -65,6 +73,7 @@ class Scheduler:
         self.metrics = SchedulerMetrics()
         self._schedules = schedules
         self._actors = actors
+        self._queues = queues
         self._client = client
         self._timing = timing
         self._send = send
@@ -79,7 +88,8 @@ class Scheduler:
             on_renewal=self._go_on_leading,
             listener=listener,
         )
-        self._started_at = datetime.now(UTC)
+        self._started_at, self._started = datetime.now(UTC), time.monotonic()
+        self._tally = RunTally()
         self._loop_was_alive = True
         self._warned_of: list[str] = []
         self._paused: set[str] = set()
@@ -98,6 +108,27 @@ class Scheduler:
         """Give the lease back, so that another leads at once, and end."""
         self._election.stop(timeout=STOP_TIMEOUT)
 
+    def health(self) -> HealthReport:
+        """Return how this scheduler is. It asks nobody, and takes no lock."""
+        failing = {actor: reason for (what, actor), reason in list(self._failing.items()) if what == "tick"}
+        return judge_scheduler(
+            SchedulerFacts(
+                pid=os.getpid(),
+                started_at=self._started_at,
+                uptime=timedelta(seconds=time.monotonic() - self._started),
+                rounds=self.loop.answers // max(len(self._schedules), 1),
+                is_loop_alive=self._is_loop_alive(),
+                loop_late=timedelta(seconds=self.loop.late()),
+                is_election_alive=self._election.is_alive(),
+                leads=self._lease.hold is not None,
+                leaderless=timedelta(seconds=self._election.leaderless_for()),
+                lease_timeout=self._timing.lease_timeout,
+                trouble=self._election.trouble,
+                failing_ticks=failing,
+                tasks=self._tally.counts(),
+            )
+        )
+
     def tick(self, actor: str, *, missed: datetime | None = None) -> Tick | None:
         """Return the tick of ``actor``'s latest slot, or of a slot that was missed.
 
@@ -111,29 +142,33 @@ class Scheduler:
             return None
         return Tick(actor, slot, schedule.slot_after(slot), caught_up=missed is not None or now - slot > LATE)
 
-    def enqueue(self, tick: Tick, push: Callable[[], Push]) -> Outcome:
+    def enqueue(self, tick: Tick, push: Callable[[int], Push]) -> Outcome:
         """Enqueue ``tick`` if this scheduler leads and its slot is not claimed yet. What fails is logged, not raised.
 
-        ``push`` is asked for the message only if it leads.
+        ``push`` is asked for the message only if it leads, with the term.
         """
         hold = self._lease.hold
         if hold is None:
             return self._note(tick, Outcome.NOT_LEADER)
+        started = time.monotonic()
         try:
-            enqueued = self._queue.enqueue(tick, push(), hold=hold)
+            enqueued = self._queue.enqueue(tick, push(hold.term), hold=hold)
         except Exception as error:  # noqa: BLE001 - Redis or a middleware's veto: Periodiq's loop would end with it
             unknown = isinstance(error, redis.ConnectionError | redis.TimeoutError)
             what = "tick not confirmed" if unknown else "tick not enqueued"
             self._log_failure(what, error, of=("tick", tick.actor), slot=tick.slot.isoformat())
             if unknown:
                 self._election.wake()  # it finds out whether Redis is down
+            self._count(tick, seconds=time.monotonic() - started, error=first_line_of(error))
             return self._note(tick, Outcome.FAILED)
         if enqueued.outcome is Outcome.NOT_LEADER:
             self._lease.give_up(hold.term)
             self._election.wake()
+        if enqueued.outcome.is_pushed:
+            self._count(tick, seconds=time.monotonic() - started, items=1)
         return self._note(tick, enqueued.outcome, enqueued_at=enqueued.at)
 
-    def trigger(self, actor: str, request_id: str, push: Callable[[], Push]) -> bool:
+    def trigger(self, actor: str, request_id: str, push: Callable[[int], Push]) -> bool:
         """Enqueue what a person asked for and strike the request; return whether that came about.
 
         What fails is logged, not raised: the request stays, and is looked at again with the next renewal.
@@ -142,7 +177,7 @@ class Scheduler:
         if hold is None:
             return False
         try:
-            message = push()
+            message = push(hold.term)
             triggered = self._queue.trigger(actor, request_id, message, hold=hold)
         except Exception as error:  # noqa: BLE001 - Redis or a middleware's veto: other tasks wait for their turn
             self._log_failure("trigger not confirmed", error, of=("trigger", actor), request=request_id)
@@ -158,6 +193,11 @@ class Scheduler:
         level = logging.DEBUG if self._failing.get(of) == str(error) else logging.ERROR
         self._failing[of] = str(error)
         log.log(level, what, actor=actor, **about, reason=str(error))
+
+    def _count(self, tick: Tick, *, seconds: float, items: int = 0, error: str | None = None) -> None:
+        task = _TASKS.get(tick.actor)
+        if task is not None:
+            self._tally.count(task, seconds=seconds, items=items, error=error)
 
     def _note(self, tick: Tick, outcome: Outcome, *, enqueued_at: datetime | None = None) -> Outcome:
         lateness = None
@@ -235,15 +275,22 @@ class Scheduler:
         return None
 
     def _tell_schedules(self, claimed: Mapping[str, datetime]) -> None:
-        """Write down for ``adjourn status`` what the schedules are, and which slot comes next."""
+        """Write down for ``adjourn status`` what the schedules are, which slot comes next, and which queues there are."""
+        now = self.clock.now()
         with self._client.pipeline(transaction=False) as pipe:
+            pipe.sadd(keys.QUEUES, *self._queues)
             for actor in self._actors:
                 schedule = self._schedules.get(actor)
                 if schedule is None:
-                    pipe.hdel(keys.task_key(actor), "schedule", "next_slot")
+                    pipe.hdel(keys.task_key(actor), "schedule", "interval", "next_slot")
                 else:
-                    next_slot = int(schedule.slot_after(claimed[actor]).timestamp())
-                    pipe.hset(keys.task_key(actor), mapping={"schedule": str(schedule), "next_slot": next_slot})
+                    upcoming = schedule.slot_after(now)
+                    told: dict[str | bytes, str | int] = {
+                        "schedule": str(schedule),
+                        "interval": int((upcoming - (schedule.slot_at(now) or now)).total_seconds()),
+                        "next_slot": int(schedule.slot_after(claimed[actor]).timestamp()),
+                    }
+                    pipe.hset(keys.task_key(actor), mapping=told)
             pipe.execute(raise_on_error=False)  # a Redis that is full refuses it
 
     def _is_loop_alive(self) -> bool:

@@ -80,7 +80,6 @@ def variables(database_url: str, redis_url: str, directory: Path, *, batch_size:
         "LOG_FORMAT": "json",
         "BACKGROUND_TASK_BATCH_SIZE": str(batch_size),
         "BACKGROUND_TASK_DRAIN_WORKERS": str(limit),
-        "dramatiq_prom_db": str(directory / "prometheus"),
     }
 
 
@@ -104,7 +103,7 @@ def test_the_whole_cluster_drains_a_backlog(
         (first,) = (line for line in lines.values() if "called_in" not in line)
         assert first.get("called", 0) == limit - 1
         # Nothing is left of it, neither crew nor calls, and the last run is the tick's.
-        assert client.keys("adjourn:*") == ["adjourn:task:process_idle_conversations"]
+        assert client.keys("adjourn:task:*") == ["adjourn:task:process_idle_conversations"]
         assert client.hget("adjourn:task:process_idle_conversations", "run_message_id") == "tick-idle"
         assert client.zcard("dramatiq:drains.XQ") == 0
 
@@ -126,7 +125,7 @@ def test_a_worker_that_is_stopped_lets_its_batch_commit_and_takes_no_further_one
         lines = swept(worker)
         assert {line["sweep_id"]: line["count"] for line in lines} == dict(swept_by)
         assert [(line["drained"], line["count"] % 10) for line in lines] == [(False, 0)] * 2
-        assert client.keys("adjourn:*") == ["adjourn:task:process_idle_conversations"]
+        assert client.keys("adjourn:task:*") == ["adjourn:task:process_idle_conversations"]
         assert not client.exists("dramatiq:sweeps.msgs", "dramatiq:drains.msgs")
         assert "Traceback" not in worker.output
 

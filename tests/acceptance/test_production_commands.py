@@ -69,7 +69,6 @@ def test_worker_and_scheduler_end_what_is_due_and_leave_the_rest(
         "BACKGROUND_TASK_INTERVAL": "1",
         "LOG_FORMAT": "json",
         "dramatiq_prom_port": port,
-        "dramatiq_prom_db": str(tmp_path / "prometheus"),
     }
     with (
         running("dramatiq", "actors", directory=tmp_path, variables=variables) as worker,
@@ -118,10 +117,11 @@ SCHEDULER = {"BACKGROUND_TASK_INTERVAL": "1", "BACKGROUND_TASK_SCHEDULER_METRICS
 
 
 def slots(client: redis.Redis) -> list[tuple[str, str]]:
-    """Return the slots that were enqueued, in their order."""
+    """Return the slots of the sweeps that were enqueued, in their order."""
     texts: Any = client.hvals("dramatiq:sweeps.msgs")
     sent = [json.loads(text) for text in texts]
-    return sorted((message["actor_name"], message["options"]["scheduled_at"]) for message in sent)
+    sweeps = [message for message in sent if message["actor_name"].startswith("process_")]
+    return sorted((message["actor_name"], message["options"]["scheduled_at"]) for message in sweeps)
 
 
 def lines(scheduler: Command, message: str) -> list[dict[str, Any]]:
@@ -187,7 +187,7 @@ def test_a_scheduler_tells_prometheus_whether_it_leads_and_how_late_its_ticks_ar
         exposed = metrics_on(port)
         # The port is taken: the second one goes on without.
         with running("periodiq", "actors", directory=tmp_path, variables=variables) as second:
-            second.wait_for_output("no metrics: the port cannot be used")
+            second.wait_for_output("no metrics and no health: the port cannot be used")
             second.wait_for_output("standing by")
 
     assert "scheduler_is_leader 1.0" in exposed
@@ -293,5 +293,7 @@ def test_importing_the_actors_connects_to_nothing(tmp_path: Path) -> None:
         "python", "-c", "import actors; print(sorted(actors.broker.actors))", directory=tmp_path, variables=variables
     )
 
-    assert ended.stdout.strip() == "['drain_backlog', 'process_expired_conversations', 'process_idle_conversations']"
+    assert ended.stdout.strip() == (
+        "['drain_backlog', 'measure_backlog', 'process_expired_conversations', 'process_idle_conversations']"
+    )
     assert ended.returncode == 0

@@ -32,7 +32,8 @@ class Scheduler:
             "BACKGROUND_TASK_LEASE_TIMEOUT": f"{LEASE:g}s",
             "BACKGROUND_TASK_RENEW_INTERVAL": f"{RENEW:g}s",
             "BACKGROUND_TASK_SCHEDULER_METRICS_PORT": "0",
-            "dramatiq_prom_db": str(directory / f"{self.name}-prometheus"),
+            # Ticks of sweeps only.
+            "BACKGROUND_TASK_ENABLE_METRICS": "false",
             "NO_COLOR": "1",
             # This checkout's code, also where another one is installed.
             "PYTHONPATH": os.pathsep.join([str(_CLOCK), str(PROJECT)] if clock_shift else [str(PROJECT)]),

@@ -638,7 +638,7 @@ def everything(client: redis.Redis) -> dict[str, Any]:
 
 
 def test_a_tick_lies_in_redis_exactly_as_dramatiq_would_have_put_it(redis_url: str, client: redis.Redis) -> None:
-    options = {"scheduled_at": current_slot().isoformat(), "caught_up": True}
+    options = {"scheduled_at": current_slot().isoformat(), "caught_up": True, "term": 1}
     plain = RedisBroker(url=redis_url, middleware=[Retries()])  # type: ignore[no-untyped-call]
     CountedActor(plain, None).actor.send_with_options(**options)
     plain.client.close()
@@ -665,11 +665,11 @@ def test_the_push_is_called_with_what_dramatiq_calls_it_with(process: Process, r
     scripts: Any = plain.scripts
     scripts["dispatch"] = note
     message = process.task.actor.message().copy(options={"redis_message_id": "id"})
-    plain.do_enqueue(message.queue_name, "id", message.encode())
+    plain.do_enqueue(message.queue_name, "id", message.copy(options={"term": 7}).encode())
     plain.client.close()
 
     (given,) = called
-    push = process.broker._pushing(message)()  # noqa: SLF001 - what the fence hands on
+    push = process.broker._pushing(message)(7)  # noqa: SLF001 - what the fence hands on
     command, at, *rest = given["args"]
     assert given["keys"] == [push.key]
     assert (command, abs(at - push.arguments[1]) < 60_000) == (push.arguments[0], True)

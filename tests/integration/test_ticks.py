@@ -202,11 +202,12 @@ def test_a_run_that_ends_says_nothing_of_another_that_has_begun_since(redis_url:
         record = RunRecord(plain)
         for message_id in ("first", "second"):
             record.begin("task", message_id, slot=None, useless_from=None, limit=timedelta(seconds=60))
-        record.end("task", "first", failed=True)
+        record.end("task", "first", error="it broke")
         assert client.hget(task_key("task"), "run_outcome") is None
 
-        record.end("task", "second", failed=False)
+        record.end("task", "second", error=None)
         assert client.hget(task_key("task"), "run_outcome") == "done"
+        assert client.hmget(task_key("task"), "runs", "failures", "run_error") == ["2", "1", ""]
     assert client.hget(task_key("task"), "run_limit") == "60000"
 
 
@@ -280,7 +281,7 @@ def test_importing_the_actors_connects_to_nothing_and_a_task_that_is_off_has_no_
     )
 
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.strip() == "['process_expired_conversations']"
+    assert done.stdout.strip() == "['process_expired_conversations', 'measure_backlog']"
 
 
 def test_a_process_that_is_no_scheduler_sends_whatever_it_is_told_to(redis_url: str, tmp_path: Path) -> None:

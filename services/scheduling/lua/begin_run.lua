@@ -13,7 +13,7 @@ if ARGV[3] ~= '' and tonumber(ARGV[3]) * 1000 <= now then
         return 0
     end
 end
-redis.call('HDEL', KEYS[1], 'run_ended_at', 'run_outcome', 'awaited_since')
+redis.call('HDEL', KEYS[1], 'run_ended_at', 'run_outcome', 'run_error', 'awaited_since')
 redis.call('HSET', KEYS[1], 'run_slot', ARGV[2], 'run_message_id', ARGV[1], 'run_started_at', now,
     'run_limit', ARGV[4])
 return 1

@@ -1,0 +1,154 @@
+"""``adjourn health``: asks the worker and the scheduler of this machine how they are, as an orchestrator would.
+
+A container runs it every few seconds, so it imports little: settings and Redis only when a scheduler does not answer.
+"""
+
+import http.client
+import json
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from threading import Thread
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from services.monitoring.health import HealthReport, HealthStatus, Role
+
+#: How long all of it may take, in seconds.
+TIME_LIMIT = 3.0
+#: When a scheduler has not answered after so long, Redis is asked meanwhile, in seconds.
+IMPATIENCE = 0.5
+EXIT_CODES = {HealthStatus.HEALTHY: 0, HealthStatus.DEGRADED: 1, HealthStatus.STOPPED: 2}
+#: Where ``adjourn run`` writes where its two commands answer, when the ports that they usually have were taken.
+ENDPOINTS_FILE = "endpoints.json"
+
+#: The variable that names the port of each, and the port when it is not set.
+_PORTS = {
+    Role.WORKER: ("dramatiq_prom_port", 9191),
+    Role.SCHEDULER: ("BACKGROUND_TASK_SCHEDULER_METRICS_PORT", 9192),
+}
+#: Addresses that mean every one of this machine, and one to reach it by.
+_EVERYWHERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - none is bound here
+_LARGEST_ANSWER = 1 << 20
+
+T = TypeVar("T")
+
+
+def ask_health(
+    roles: Sequence[Role], *, url: str | None = None, environment: Mapping[str, str] = os.environ
+) -> dict[Role, dict[str, Any]]:
+    """Return the report of each, as JSON has it; of one that does not answer, that it is stopped.
+
+    ``url`` is where to ask, if it is not where the environment says. It takes no longer than ``TIME_LIMIT``.
+    """
+    deadline = time.monotonic() + TIME_LIMIT
+    urls = {role: url or base_url(role, environment) for role in roles}
+    asked = {role: _in_background(partial(_get, urls[role], role)) for role in roles}
+    scheduler, leader = asked.get(Role.SCHEDULER), None
+    if scheduler is not None and not _is_answered(scheduler):
+        leader = _in_background(_who_leads)
+    reports = {role: _report(role, urls[role], answer, deadline) for role, answer in asked.items()}
+    if leader is not None and not reports[Role.SCHEDULER].get("processes"):
+        reports[Role.SCHEDULER]["reasons"].append(_leader_line(leader, deadline))
+    return reports
+
+
+def base_url(role: Role, environment: Mapping[str, str] = os.environ) -> str:
+    """Return where the worker or the scheduler of this machine answers, as far as the environment tells."""
+    variable, usual = _PORTS[role]
+    port = environment.get(variable) or None
+    if port in {None, "0"}:
+        noted = _noted(role, environment)
+        if noted is not None:
+            return noted
+    host = environment.get("dramatiq_prom_host", "")
+    host = _EVERYWHERE.get(host, f"[{host}]" if ":" in host else host)
+    return f"http://{host}:{port or usual}"
+
+
+def _noted(role: Role, environment: Mapping[str, str]) -> str | None:
+    """Return where an ``adjourn run`` says that it is; None when there is none."""
+    path = Path(environment.get("ADJOURN_DATA_DIR") or ".adjourn").expanduser() / ENDPOINTS_FILE
+    try:
+        noted = json.loads(path.read_bytes())[role.value]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return noted if isinstance(noted, str) else None
+
+
+def _get(url: str, role: Role) -> dict[str, Any]:
+    """Return the report that is given at a base URL. Raises OSError, HTTPException or ValueError."""
+    where = urlsplit(url if "//" in url else f"//{url}")
+    make = http.client.HTTPSConnection if where.scheme == "https" else http.client.HTTPConnection
+    if not where.hostname or where.port == 0:
+        raise ValueError("no such address")
+    # No proxy stands between us and this machine, whatever the environment says.
+    connection = make(where.hostname, where.port, timeout=TIME_LIMIT)
+    try:
+        connection.request("GET", f"{where.path.rstrip('/')}/readyz")
+        report = json.loads(connection.getresponse().read(_LARGEST_ANSWER))
+    finally:
+        connection.close()
+    if not isinstance(report, dict) or report.get("role") != role or report.get("status") not in set(HealthStatus):
+        raise ValueError("no such report")
+    return {**report, "reasons": [str(reason) for reason in report.get("reasons") or []]}
+
+
+def _report(role: Role, url: str, answer: Future[dict[str, Any]], deadline: float) -> dict[str, Any]:
+    """Return the report that came, or one that says why none did."""
+    variable, _ = _PORTS[role]
+    try:
+        return answer.result(max(deadline - time.monotonic(), 0))
+    except TimeoutError:
+        reason = f"nothing answers at {url} within {TIME_LIMIT:.0f} s: it is stopped by a signal, or hangs"
+    except ConnectionRefusedError:
+        reason = f"nothing answers at {url}: no {role} runs here, or it is starting"
+    except OSError as error:
+        reason = f"nothing answers at {url}: {error.strerror or error}"
+    except (http.client.HTTPException, ValueError):
+        reason = f"what answers at {url} is no {role} of Adjourn's: name its port in {variable}, or give --url"
+    return HealthReport(role=role, status=HealthStatus.STOPPED, is_live=False, reasons=(reason,)).as_object()
+
+
+def _leader_line(leader: Future[str], deadline: float) -> str:
+    try:
+        return leader.result(max(deadline - time.monotonic(), 0))
+    except TimeoutError:
+        return "who leads is unknown: Redis does not answer"
+    except Exception as error:  # noqa: BLE001 - settings that make no sense, or a Redis that refuses: all the same here
+        return f"who leads is unknown: {error}"
+
+
+def _who_leads() -> str:
+    from services.operations.asking import asking  # noqa: PLC0415 - see above
+    from services.operations.status import read_status  # noqa: PLC0415 - see above
+    from services.operations.wording import place  # noqa: PLC0415 - see above
+    from services.settings import load_settings  # noqa: PLC0415 - see above
+
+    with asking(load_settings()) as client:
+        leader = read_status(client=client).leader
+    return "no scheduler leads" if leader is None else f"the leader is {place(leader.host, leader.pid)}"
+
+
+def _in_background(ask: Callable[[], T]) -> Future[T]:
+    """Return what will have the answer. The process may end while it hangs."""
+    answer: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            answer.set_result(ask())
+        except Exception as error:  # noqa: BLE001 - it is raised where the answer is wanted
+            answer.set_exception(error)
+
+    Thread(target=run, daemon=True).start()
+    return answer
+
+
+def _is_answered(answer: Future[Any]) -> bool:
+    with suppress(TimeoutError):
+        return answer.exception(IMPATIENCE) is None
+    return False

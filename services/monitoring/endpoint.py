@@ -1,0 +1,133 @@
+"""What a process answers over HTTP: its metrics, whether it lives, and whether it is ready."""
+
+# ruff: noqa: PLC0415 - prometheus_client decides when it is imported whether metrics are of one process or of several
+
+import json
+import socket
+import socketserver
+import sys
+import time
+from collections.abc import Callable
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import TYPE_CHECKING, Any
+
+from services.logs import get_logger
+from services.monitoring.health import HealthReport
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+
+#: How long a client may take to say what it wants, in seconds.
+REQUEST_TIMEOUT = 5.0
+#: From one try to have the port to the next, in seconds: whoever is restarted may find the one before still there.
+PORT_INTERVAL = 1.0
+
+log = get_logger(__name__)
+
+
+class Endpoint:
+    """Serves ``/metrics`` of a registry, ``/healthz`` and ``/readyz``. It only reads.
+
+    ``/healthz`` is 503 when a restart would help, ``/readyz`` unless all is well; both say why, as JSON. Without a
+    registry there are no metrics. ``variable`` is the one that sets the port, which is 0 for any that is free.
+    """
+
+    def __init__(
+        self,
+        *,
+        registry: "CollectorRegistry | None",
+        health: Callable[[], HealthReport],
+        host: str,
+        port: int,
+        variable: str,
+    ) -> None:
+        self._handler = _handler(registry, health)
+        self._host = host
+        self._port = port
+        self._variable = variable
+
+    def serve(self) -> None:
+        """Serve until the process ends.
+
+        A port that is taken is logged, once, and tried again and again: what the process is there for is worth more.
+        """
+        said = None
+        while True:
+            try:
+                server = _Server((self._host, self._port), self._handler)
+            except OSError as error:
+                if said != str(error):
+                    said = str(error)
+                    log.warning(
+                        "no metrics and no health: the port cannot be used",
+                        host=self._host,
+                        reason=said,
+                        **{self._variable: self._port},
+                    )
+                time.sleep(PORT_INTERVAL)
+            else:
+                log.info("metrics and health", url=f"http://{self._host}:{server.server_port}/metrics")
+                server.serve_forever()
+
+    def serve_in_background(self) -> None:
+        """Serve as ``serve`` does, in a thread that ends with the process."""
+        Thread(target=self.serve, name="endpoint", daemon=True).start()
+
+
+class _Server(ThreadingHTTPServer):
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        super().__init__(address, handler)
+
+    def server_bind(self) -> None:
+        """Bind, and leave out what HTTPServer does then: ask a name server who this machine is."""
+        socketserver.TCPServer.server_bind(self)
+        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Leave alone what goes wrong with one client."""
+        del request
+        log.debug("request not answered", client=client_address[0], reason=repr(sys.exception()))
+
+
+def _handler(registry: "CollectorRegistry | None", health: Callable[[], HealthReport]) -> type[BaseHTTPRequestHandler]:
+    """Return the class of what answers one request."""
+    from prometheus_client import REGISTRY, MetricsHandler
+
+    class Handler(MetricsHandler):
+        timeout = REQUEST_TIMEOUT
+
+        def do_GET(self) -> None:  # noqa: N802 - its name
+            path = self.path.partition("?")[0]
+            # dramatiq's own endpoint tells them on any path.
+            if path in {"/", "/metrics"} and registry is not None:
+                self._answer_metrics()
+            elif path in {"/healthz", "/readyz"}:
+                report = health()
+                well = report.is_live if path == "/healthz" else report.is_ready
+                self._answer(HTTPStatus.OK if well else HTTPStatus.SERVICE_UNAVAILABLE, report.as_object())
+            else:
+                off = "; metrics are off (BACKGROUND_TASK_ENABLE_METRICS)" if path == "/metrics" else ""
+                self._answer(HTTPStatus.NOT_FOUND, {"error": f"there are /metrics, /healthz and /readyz{off}"})
+
+        def _answer_metrics(self) -> None:
+            try:
+                super().do_GET()
+            except ConnectionError:
+                raise
+            except Exception as error:
+                log.exception("metrics not told")
+                self._answer(HTTPStatus.INTERNAL_SERVER_ERROR, {"error": f"metrics not told: {error}"})
+
+        def _answer(self, status: HTTPStatus, content: dict[str, Any]) -> None:
+            body = json.dumps(content, indent=2).encode() + b"\n"
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+    Handler.registry = registry or REGISTRY
+    return Handler

@@ -1,0 +1,113 @@
+"""What each worker process writes down about itself once a second, for the process that answers for all of them."""
+
+import os
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from services.monitoring.health import Answer, TaskCounts
+from services.tasks import Task
+
+#: How often it does, in seconds.
+BEAT_INTERVAL = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Threads:
+    """What dramatiq's threads do."""
+
+    count: int
+    busy: int
+    #: What only a restart mends: threads that have ended, or that take no messages any more. A sentence each.
+    gone: tuple[str, ...] = ()
+    #: Runs that go on for longer than they may. A sentence each.
+    overruns: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Expectation:
+    """Until when a task must have succeeded, somewhere in the cluster."""
+
+    #: On the monotonic clock, in seconds.
+    late_from: float
+    #: What is true from then on, in words.
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerState:
+    """One worker process. The monotonic clock, in seconds, is the same in all processes of a machine."""
+
+    pid: int
+    started_at: datetime
+    #: When it started, and when it wrote this, on the monotonic clock.
+    started: float
+    heard: float
+    threads: Threads
+    database: Answer = field(default_factory=Answer)
+    redis: Answer = field(default_factory=Answer)
+    tasks: Mapping[Task, TaskCounts] = field(default_factory=dict)
+    expected: Mapping[Task, Expectation] = field(default_factory=dict)
+    #: Whether it was told to stop, and lets its runs come to an end.
+    is_ending: bool = False
+
+
+_AS_JSON = TypeAdapter(WorkerState)
+
+
+def state_file(directory: Path, pid: int) -> Path:
+    """Return where the worker process ``pid`` writes its state."""
+    return directory / f"worker-{pid}.json"
+
+
+def write_state(directory: Path, state: WorkerState) -> None:
+    """Write ``state``, whole or not at all. Raises OSError."""
+    path = state_file(directory, state.pid)
+    written = path.with_suffix(".json.tmp")
+    written.write_bytes(_AS_JSON.dump_json(state))
+    written.replace(path)
+
+
+def remove_state(directory: Path, pid: int) -> None:
+    """Remove the state of a process that comes to its end in good order."""
+    for path in (state_file(directory, pid), state_file(directory, pid).with_suffix(".json.tmp")):
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
+def read_states(directory: Path) -> list[WorkerState]:
+    """Return the state of each worker process that is there, oldest first.
+
+    Of one that is gone nothing is said: dramatiq ends the whole command when one of its processes ends.
+    """
+    states = []
+    for path in directory.glob("worker-*.json"):
+        with suppress(OSError, ValidationError):  # it has just been removed, or somebody else wrote it
+            states.append(_AS_JSON.validate_json(path.read_bytes()))
+    return sorted((state for state in states if _is_there(state.pid)), key=lambda state: (state.started, state.pid))
+
+
+def frozen_among(pids: Iterable[int]) -> set[int]:
+    """Return which of these processes are stopped by a signal, such as SIGSTOP; on Linux only."""
+    return {pid for pid in pids if _state_letter(pid) == "T"}
+
+
+def _is_there(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is another user's
+        return True
+    return True
+
+
+def _state_letter(pid: int) -> str:
+    with suppress(OSError, IndexError):
+        # The name of the command, in brackets, may have anything in it.
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0]
+    return ""

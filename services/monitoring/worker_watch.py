@@ -1,0 +1,100 @@
+"""The threads by which a worker process watches itself: a heartbeat, a probe of the database and one of Redis."""
+
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+import redis
+from sqlalchemy import Engine, select
+
+from services.database import reading
+from services.logs import get_logger
+from services.monitoring.success_watch import SuccessWatch
+from services.monitoring.tally import RunTally
+from services.monitoring.worker_beat import WorkerBeat
+from services.monitoring.worker_presence import WorkerPresence
+from services.monitoring.worker_probes import PATIENCE, Probe
+from services.monitoring.worker_state import Threads, WorkerState
+from services.schedules import Schedule
+from services.tasks import Task
+
+log = get_logger(__name__)
+
+
+class WorkerWatch:
+    """Watches the worker process that it is made in, after the fork, from ``start`` to ``stop``.
+
+    ``threads`` says what dramatiq's threads do, given for how long Redis has been answering, in seconds; it must return
+    at once. ``schedules`` are those of the tasks that are enabled.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        client: redis.Redis,
+        engine: Callable[[], Engine],
+        schedules: Mapping[Task, Schedule],
+        queues: Iterable[str],
+        tally: RunTally,
+        threads: Callable[[float], Threads],
+    ) -> None:
+        self._started_at, self._started = datetime.now(UTC), time.monotonic()
+        self._engine = engine
+        self._tally = tally
+        self._threads_now = threads
+        self._is_ending = False
+        self._presence = WorkerPresence(
+            client,
+            queues=queues,
+            pid=os.getpid(),
+            started_at=self._started_at,
+            threads=self._threads,
+            successes=SuccessWatch(schedules),
+        )
+        self._database = Probe(self._ask_database, name="the database")
+        self._redis = Probe(self._presence.tell, name="redis")
+        self._beat = WorkerBeat(directory, self._state, pid=os.getpid())
+
+    def start(self) -> None:
+        """Begin. Raises OSError when the state cannot be written."""
+        self._database.start()
+        self._redis.start()
+        self._beat.start()
+
+    def note_ending(self) -> None:
+        """Go on while the last runs come to their end, and say so."""
+        self._is_ending = True
+
+    def stop(self) -> None:
+        """End, and tell Redis that this process is gone."""
+        self._beat.stop()
+        for probe in (self._redis, self._database):
+            probe.stop(timeout=PATIENCE)
+        try:
+            self._presence.leave()
+        except redis.RedisError as error:
+            log.debug("redis was not told that this worker is gone: it will notice", reason=str(error))
+
+    def _ask_database(self) -> None:
+        with reading(self._engine()) as connection:
+            connection.execute(select(1))
+
+    def _threads(self) -> Threads:
+        return self._threads_now(self._redis.answered_for())
+
+    def _state(self) -> WorkerState:
+        return WorkerState(
+            pid=os.getpid(),
+            started_at=self._started_at,
+            started=self._started,
+            heard=time.monotonic(),
+            threads=self._threads(),
+            database=self._database.answer(),
+            redis=self._redis.answer(),
+            tasks=self._tally.counts(),
+            expected=self._presence.expected,
+            is_ending=self._is_ending,
+        )
