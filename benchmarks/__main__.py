@@ -24,7 +24,7 @@ import psycopg
 from rich.console import Console
 from sqlalchemy.exc import SQLAlchemyError
 
-from benchmarks import choices, drain, flat, lag, memory, messages, simulate, startup, waiting, ways
+from benchmarks import choices, drain, flat, lag, measuring, memory, messages, simulate, startup, waiting, ways
 from benchmarks.bench import Bench, Options
 from benchmarks.errors import BenchmarkError
 from benchmarks.machine import PROJECT, describe_commit, describe_machine, describe_versions
@@ -40,6 +40,7 @@ SECTIONS: dict[str, Callable[[Bench], None]] = {
     "ways": ways.run,
     "flat": flat.run,
     "lag": lag.run,
+    "measuring": measuring.run,
     "waiting": waiting.run,
     "messages": messages.run,
     "memory": memory.run,

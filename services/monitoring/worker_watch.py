@@ -60,9 +60,9 @@ class WorkerWatch:
 
     def start(self) -> None:
         """Begin. Raises OSError when the state cannot be written."""
+        self._beat.start()
         self._database.start()
         self._redis.start()
-        self._beat.start()
 
     def note_ending(self) -> None:
         """Go on while the last runs come to their end, and say so."""

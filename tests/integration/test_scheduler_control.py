@@ -18,7 +18,7 @@ from services.operations.control import (
     wait_for_trigger,
     who_asks,
 )
-from services.operations.report import print_pause, print_resume, print_status, print_trigger
+from services.operations.report import print_pause, print_resume, print_trigger
 from services.operations.status import Asked, TaskStatus, actor_of, read_status
 from services.scheduling import keys
 from services.tasks import Task
@@ -310,11 +310,3 @@ def test_a_trigger_that_was_carried_out_names_its_message(client: redis.Redis, s
     assert asked == "a run of idle_conversations is asked for"
     assert sent.startswith("it was sent at ")
     assert sent.endswith(": message m1")
-
-
-def test_the_state_is_printed_in_both_formats(said: Callable[[], list[str]]) -> None:
-    print_status()
-    assert said()[0] == "! no scheduler leads: none was ever heard of; start one with: periodiq actors"
-
-    print_status(output="json")
-    assert said()[:2] == ["{", '  "problems": [']

@@ -1,0 +1,142 @@
+"""What a process answers over HTTP."""
+
+import http.client
+import json
+import socket
+from collections.abc import Iterator
+from contextlib import closing
+from http import HTTPStatus
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry, Counter
+from prometheus_client.registry import Collector
+
+from services.monitoring.endpoint import Endpoint
+from services.monitoring.health import HealthReport, HealthStatus, Role
+from tests.support import free_port, wait_for
+
+HEALTHY = HealthReport(role=Role.WORKER, status=HealthStatus.HEALTHY, is_live=True)
+DEGRADED = HealthReport(role=Role.WORKER, status=HealthStatus.DEGRADED, is_live=True, reasons=("no database",))
+STOPPED = HealthReport(role=Role.WORKER, status=HealthStatus.STOPPED, is_live=False, reasons=("it hangs",))
+
+
+class Broken(Collector):
+    """Cannot say what it counts."""
+
+    def describe(self) -> list[Any]:
+        return []
+
+    def collect(self) -> Iterator[Any]:
+        raise OSError("the files are gone")
+
+
+class Served:
+    """An endpoint on a port of its own, and what it says of its health, which may change."""
+
+    def __init__(self, registry: CollectorRegistry | None, port: int | None = None) -> None:
+        self.report = HEALTHY
+        self.port = port or free_port()
+        endpoint = Endpoint(
+            registry=registry, health=lambda: self.report, host="127.0.0.1", port=self.port, variable="A_PORT"
+        )
+        endpoint.serve_in_background()
+        self.wait()
+
+    def wait(self) -> None:
+        def answers() -> bool:
+            with closing(socket.socket()) as probe:
+                return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+        wait_for(answers, seconds=5, what="the endpoint")
+
+    def get(self, path: str, method: str = "GET") -> tuple[int, str]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        with closing(connection):
+            connection.request(method, path)
+            response = connection.getresponse()
+            return response.status, response.read().decode()
+
+
+@pytest.fixture(scope="module")
+def served() -> Served:
+    registry = CollectorRegistry()
+    Counter("things", "Things.", registry=registry).inc(3)
+    return Served(registry)
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/", "/metrics?name[]=things_total"])
+def test_metrics_are_told(path: str, served: Served) -> None:
+    status, text = served.get(path)
+
+    assert status == HTTPStatus.OK
+    assert "things_total 3.0" in text
+
+
+@pytest.mark.parametrize(
+    ("report", "live", "ready"), [(HEALTHY, 200, 200), (DEGRADED, 200, 503), (STOPPED, 503, 503)], ids=str
+)
+def test_liveness_and_readiness_are_told_with_the_reasons(
+    report: HealthReport, live: int, ready: int, served: Served
+) -> None:
+    served.report = report
+
+    for path, expected in (("/healthz", live), ("/readyz", ready)):
+        status, text = served.get(path)
+        assert status == expected
+        assert json.loads(text) == report.as_object()
+
+
+def test_an_unknown_path_is_told_which_there_are(served: Served) -> None:
+    status, text = served.get("/health")
+
+    assert status == HTTPStatus.NOT_FOUND
+    assert "/metrics, /healthz and /readyz" in json.loads(text)["error"]
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
+def test_it_only_reads(method: str, served: Served) -> None:
+    assert served.get("/metrics", method)[0] == HTTPStatus.NOT_IMPLEMENTED
+
+
+def test_without_metrics_there_is_health() -> None:
+    served = Served(None)
+
+    status, text = served.get("/metrics")
+    assert status == HTTPStatus.NOT_FOUND
+    assert "BACKGROUND_TASK_ENABLE_METRICS" in text
+    assert served.get("/readyz")[0] == HTTPStatus.OK
+
+
+def test_metrics_that_cannot_be_told_are_an_error_and_health_still_is() -> None:
+    registry = CollectorRegistry()
+    registry.register(Broken())
+    served = Served(registry)
+
+    status, text = served.get("/metrics")
+    assert status == HTTPStatus.INTERNAL_SERVER_ERROR
+    assert "the files are gone" in text
+    assert served.get("/healthz")[0] == HTTPStatus.OK
+
+
+def test_clients_that_say_nothing_or_nonsense_hold_up_nobody(served: Served) -> None:
+    with socket.create_connection(("127.0.0.1", served.port)) as silent, socket.socket() as odd:
+        odd.connect(("127.0.0.1", served.port))
+        odd.sendall(b"\x00\xff nonsense\r\n\r\n")
+        assert served.get("/metrics")[0] == HTTPStatus.OK
+        silent.settimeout(10)
+        assert silent.recv(1) == b""  # it is given up
+
+
+def test_a_port_that_is_taken_is_waited_for() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        port = holder.getsockname()[1]
+        served = Served(None, port)  # whoever holds it accepts, so far
+    wait_for(lambda: _answers(served), seconds=10, what="an answer once the port is free")
+
+
+def _answers(served: Served) -> bool:
+    try:
+        return served.get("/healthz")[0] == HTTPStatus.OK
+    except OSError:
+        return False
