@@ -12,7 +12,7 @@ from actors.conversations import SWEEPS_QUEUE
 from actors.engine import get_engine
 from actors.scheduler import Scheduled
 from actors.settings import settings
-from services.database import first_line
+from services.errors import first_line
 from services.logs import get_logger
 from services.monitoring import backlog_measurement
 from services.monitoring.backlog_measurement import DEFAULT_BUDGET

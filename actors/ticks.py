@@ -10,8 +10,8 @@ import redis
 from dramatiq.broker import MessageProxy
 from dramatiq.middleware import Middleware, SkipMessage
 
+from services.errors import first_line
 from services.logs import get_logger
-from services.monitoring.health import first_line_of
 from services.schedules import Schedule
 from services.scheduling.runs import RunRecord
 
@@ -89,7 +89,7 @@ class TickMiddleware(Middleware):
         del result
         if is_called_in(broker.get_actor(message.actor_name)):
             return
-        error = None if exception is None else first_line_of(exception)
+        error = None if exception is None else first_line(exception)
         try:
             self._record.end(message.actor_name, message.message_id, error=error)
         except redis.RedisError as error:

@@ -138,7 +138,7 @@ def status(
     With --json it is one object, whose keys are always there (null: unknown, or none):
 
     \b
-    punctuality  on_time, at_risk (none is overdue, but something is wrong that will make
+    punctuality  on_time, at_risk (none is overdue, but something is wrong that may make
                  them so), late or unknown
     problems     worst first: kind, task, scheduler, worker, text; kind is redis_down,
                  database_down, no_leader, no_worker, overdue_conversations, no_success,
@@ -352,14 +352,13 @@ def main() -> None:
     try:
         app()
     except Exception as error:
-        from services.errors import AdjournError
+        from services.errors import AdjournError, first_line
 
         if isinstance(error, AdjournError):
             sys.exit(f"adjourn: {error}")
 
         from sqlalchemy.exc import DBAPIError
 
-        from services.database import first_line
 
         if isinstance(error, DBAPIError):
             sys.exit(f"adjourn: the database failed: {first_line(error)}")

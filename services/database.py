@@ -24,7 +24,7 @@ from sqlmodel import Session
 
 from models.columns import UtcDateTime
 from services.database_url import parse_database_url, shown_url
-from services.errors import DatabaseNotMigratedError, DatabaseUnavailableError
+from services.errors import DatabaseNotMigratedError, DatabaseUnavailableError, first_line
 
 #: How long a statement on SQLite waits for the one writer before it fails, in seconds.
 SQLITE_BUSY_TIMEOUT = 15.0
@@ -130,11 +130,6 @@ def check_database(engine: Engine) -> None:
             f"the database at {shown} is at revision {installed}, this version needs {revisions[0]}; "
             "run: adjourn migrate"
         )
-
-
-def first_line(error: DBAPIError) -> str:
-    """Return what the database said, without SQLAlchemy's statement and parameters around it."""
-    return (str(error.orig).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _leave_out_details(context: ExceptionContext) -> None:

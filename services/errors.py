@@ -29,6 +29,12 @@ def without_password(url: str) -> str:
     return f"{scheme}{separator}{'***@' if '@' in rest else ''}{place}"
 
 
+def first_line(error: BaseException) -> str:
+    """Return what went wrong, in one line: of the database's own words, not of SQLAlchemy's around them."""
+    said = str(getattr(error, "orig", None) or error).strip().splitlines()
+    return said[0] if said else type(error).__name__
+
+
 class ConversationNotFoundError(AdjournError, LookupError):
     """No conversation has the id or the session key that was given."""
 

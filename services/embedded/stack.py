@@ -180,7 +180,7 @@ def _endpoints_environment(directory: Path, settings: Settings) -> dict[str, str
 
 
 def _tell_endpoints(environment: Mapping[str, str], directory: Path, exits: ExitStack) -> dict[str, str]:
-    """Write down for ``adjourn health``, while the run lasts, where the two tell how they are; return it for the log."""
+    """Write down for ``adjourn health`` where the two tell how they are, while the run lasts; return it for the log."""
     ports = {"worker": environment[WORKER_PORT], "scheduler": environment[SCHEDULER_PORT]}
     urls = {role: f"http://127.0.0.1:{port}" for role, port in ports.items()}
     path = directory / ENDPOINTS_FILE

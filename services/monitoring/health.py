@@ -171,12 +171,6 @@ def describe_trouble(name: str, *answers: Answer) -> str:
     return f"{name} cannot be used{since}: {first.reason or 'nobody knows why'}"
 
 
-def first_line_of(error: BaseException) -> str:
-    """Return what went wrong, in one line: of the database's own words, not of SQLAlchemy's around them."""
-    said = str(getattr(error, "orig", None) or error).strip().splitlines()
-    return said[0] if said else type(error).__name__
-
-
 def _later(one: datetime | None, other: datetime | None) -> datetime | None:
     return max((at for at in (one, other) if at is not None), default=None)
 

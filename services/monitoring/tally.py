@@ -7,7 +7,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from threading import Lock
 
-from services.monitoring.health import Failure, TaskCounts, first_line_of
+from services.errors import first_line
+from services.monitoring.health import Failure, TaskCounts
 from services.tasks import Task
 
 
@@ -44,7 +45,7 @@ class RunTally:
         try:
             yield run
         except BaseException as error:  # dramatiq interrupts a run that takes too long by one that is no Exception
-            self.count(task, seconds=self._monotonic() - started, items=run.items, error=first_line_of(error))
+            self.count(task, seconds=self._monotonic() - started, items=run.items, error=first_line(error))
             raise
         self.count(task, seconds=self._monotonic() - started, items=run.items)
 

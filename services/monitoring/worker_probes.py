@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from threading import Event, Thread
 
-from services.monitoring.health import Answer, first_line_of
+from services.errors import first_line
+from services.monitoring.health import Answer
 
 #: From the end of one question to the next, in seconds.
 PROBE_INTERVAL = 5.0
@@ -78,7 +79,7 @@ class Probe:
             self._ask()
         except Exception as error:  # noqa: BLE001 - whatever it is, it is no answer
             since = question.at if self._failed is None else self._failed.since
-            self._failed = Answer(answers=False, since=since, reason=first_line_of(error))
+            self._failed = Answer(answers=False, since=since, reason=first_line(error))
         else:
             if self._failed is not None or self._monotonic() - question.asked > self._patience:
                 self._answering_since = self._monotonic()

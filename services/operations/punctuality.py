@@ -28,7 +28,7 @@ class Punctuality(StrEnum):
     """Whether conversations end on time."""
 
     ON_TIME = "on_time"
-    #: None is overdue, but something is wrong that will make them so.
+    #: None is overdue, but something is wrong that may make them so.
     AT_RISK = "at_risk"
     LATE = "late"
     UNKNOWN = "unknown"

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING
 import redis
 
 from services.backlog import Backlog
-from services.errors import DatabaseNotMigratedError, DatabaseUnavailableError, RedisUnavailableError, without_password
+from services.errors import (
+    DatabaseNotMigratedError,
+    DatabaseUnavailableError,
+    RedisUnavailableError,
+    first_line,
+    without_password,
+)
 from services.operations.asking import connect_to_ask, redis_url_to_ask
 from services.operations.status import Status, read_status
 from services.redis_client import ANSWER_TIMEOUT
@@ -126,7 +132,7 @@ class DatabaseSource:
         from sqlalchemy import inspect
         from sqlalchemy.exc import DBAPIError, ProgrammingError
 
-        from services.database import first_line, reading
+        from services.database import reading
 
         if isinstance(error, ProgrammingError) or engine.dialect.name == "sqlite":
             try:

@@ -29,8 +29,8 @@ _UNKNOWN = "unknown"
 _WRONG = "red"
 _HEADLINES = {
     Punctuality.ON_TIME: ("conversations end on time", "bold green"),
-    Punctuality.AT_RISK: ("conversations will be late", "bold red"),
-    Punctuality.LATE: ("conversations are late", "bold red"),
+    Punctuality.AT_RISK: ("conversations may end late", "bold red"),
+    Punctuality.LATE: ("conversations end late", "bold red"),
     Punctuality.UNKNOWN: ("nobody can tell whether conversations end on time", "bold red"),
 }
 _STATES = {

@@ -48,7 +48,7 @@ def watch_status(*, as_json: bool) -> None:
         raise InvalidValueError("--watch draws on a terminal, and this is none; for programs: --watch --json")
     events: _Events = SimpleQueue()
     with (
-        _signals(events),
+        _signals(events, has_window=not as_json),
         Lookout(settings, on_answer=lambda: events.put(_Event.ANSWERED)) as lookout,
         _lines() if as_json else _screen(console) as show,
     ):
@@ -113,18 +113,14 @@ def _lines() -> Iterator[_Show]:
 
 
 @contextmanager
-def _signals(events: _Events) -> Iterator[None]:
+def _signals(events: _Events, *, has_window: bool) -> Iterator[None]:
     """Have signals come as events: an exception in the middle of drawing would leave the terminal as it is."""
-    meanings = {
-        signal.SIGINT: _Event.TOLD_TO_END,
-        signal.SIGTERM: _Event.TOLD_TO_END,
-        signal.SIGWINCH: _Event.RESIZED,
-    }
 
     def put(number: int, _frame: FrameType | None) -> None:
-        events.put(meanings[signal.Signals(number)])
+        events.put(_Event.RESIZED if number == signal.SIGWINCH else _Event.TOLD_TO_END)
 
-    before = {number: signal.signal(number, put) for number in meanings}
+    heard = [signal.SIGINT, signal.SIGTERM, *([signal.SIGWINCH] if has_window else [])]
+    before = {number: signal.signal(number, put) for number in heard}
     try:
         yield
     finally:

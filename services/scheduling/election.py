@@ -9,8 +9,9 @@ from queue import Empty, SimpleQueue
 
 import redis
 
+from services.errors import first_line
 from services.logs import get_logger
-from services.monitoring.health import Answer, first_line_of
+from services.monitoring.health import Answer
 from services.scheduling import keys
 from services.scheduling.lease import Lease
 
@@ -191,7 +192,7 @@ class Election:
 
     def _note_trouble(self, error: Exception) -> None:
         since = datetime.now(UTC) if self._trouble is None else self._trouble.since
-        self._trouble = Answer(answers=False, since=since, reason=first_line_of(error))
+        self._trouble = Answer(answers=False, since=since, reason=first_line(error))
 
     def _wait(self, seconds: float) -> None:
         """Wait so long, or until somebody calls."""

@@ -9,7 +9,7 @@ from datetime import timedelta
 
 from redis import Redis
 
-from services.monitoring.health import first_line_of
+from services.errors import first_line
 from services.scheduling import keys
 
 #: How much of an error is noted, in characters.
@@ -58,5 +58,5 @@ def error_line(error: BaseException) -> str:
     A database's further lines are statements, parameters and the values of rows: people's numbers.
     """
     cause = getattr(error, "orig", None) or error
-    name, said = type(cause).__name__, first_line_of(error)
+    name, said = type(cause).__name__, first_line(error)
     return (name if said == name else f"{name}: {said}")[:LONGEST_ERROR]

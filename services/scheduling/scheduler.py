@@ -14,8 +14,9 @@ from typing import Any
 import redis
 from redis.commands.core import Script
 
+from services.errors import first_line
 from services.logs import get_logger
-from services.monitoring.health import HealthReport, first_line_of
+from services.monitoring.health import HealthReport
 from services.monitoring.scheduler_health import SchedulerFacts, judge_scheduler
 from services.monitoring.tally import RunTally
 from services.operations.status import actor_of
@@ -52,8 +53,8 @@ class Scheduler:
     """One scheduler: the election, the fenced enqueue, and making up for what was missed.
 
     ``actors`` are all that may be triggered, ``schedules`` those of them that have one, ``queues`` where their messages
-    lie. ``send`` sends a message to an actor, with options, through ``enqueue`` or ``trigger`` in the end. ``client`` must not repeat by itself what it
-    sends, and must give up within a second or so; ``listener`` may do as it likes.
+    lie. ``send`` sends a message to an actor, with options, through ``enqueue`` or ``trigger`` in the end. ``client``
+    must not repeat by itself what it sends, and must give up within a second or so; ``listener`` may do as it likes.
     """
 
     def __init__(
@@ -151,22 +152,25 @@ class Scheduler:
         if hold is None:
             return self._note(tick, Outcome.NOT_LEADER)
         started = time.monotonic()
+        ids: dict[str, Any] = {"slot": tick.slot.isoformat(), "term": hold.term}
         try:
-            enqueued = self._queue.enqueue(tick, push(hold.term), hold=hold)
+            message = push(hold.term)
+            ids["message_id"] = message.message_id
+            enqueued = self._queue.enqueue(tick, message, hold=hold)
         except Exception as error:  # noqa: BLE001 - Redis or a middleware's veto: Periodiq's loop would end with it
             unknown = isinstance(error, redis.ConnectionError | redis.TimeoutError)
             what = "tick not confirmed" if unknown else "tick not enqueued"
-            self._log_failure(what, error, of=("tick", tick.actor), slot=tick.slot.isoformat())
+            self._log_failure(what, error, of=("tick", tick.actor), **ids)
             if unknown:
                 self._election.wake()  # it finds out whether Redis is down
-            self._count(tick, seconds=time.monotonic() - started, error=first_line_of(error))
-            return self._note(tick, Outcome.FAILED)
+            self._count(tick, seconds=time.monotonic() - started, error=first_line(error))
+            return self._note(tick, Outcome.FAILED, **ids)
         if enqueued.outcome is Outcome.NOT_LEADER:
             self._lease.give_up(hold.term)
             self._election.wake()
         if enqueued.outcome.is_pushed:
             self._count(tick, seconds=time.monotonic() - started, items=1)
-        return self._note(tick, enqueued.outcome, enqueued_at=enqueued.at)
+        return self._note(tick, enqueued.outcome, enqueued_at=enqueued.at, **ids)
 
     def trigger(self, actor: str, request_id: str, push: Callable[[int], Push]) -> bool:
         """Enqueue what a person asked for and strike the request; return whether that came about.
@@ -184,10 +188,10 @@ class Scheduler:
             return False
         if triggered:
             self._failing.pop(("trigger", actor), None)
-            log.info("triggered", actor=actor, request=request_id, message=message.message_id)
+            log.info("triggered", actor=actor, request=request_id, message_id=message.message_id, term=hold.term)
         return triggered
 
-    def _log_failure(self, what: str, error: Exception, *, of: tuple[str, str], **about: str) -> None:
+    def _log_failure(self, what: str, error: Exception, *, of: tuple[str, str], **about: str | int) -> None:
         """Log an error, once: a line a try would be too much of what goes on for hours."""
         _, actor = of
         level = logging.DEBUG if self._failing.get(of) == str(error) else logging.ERROR
@@ -199,13 +203,13 @@ class Scheduler:
         if task is not None:
             self._tally.count(task, seconds=seconds, items=items, error=error)
 
-    def _note(self, tick: Tick, outcome: Outcome, *, enqueued_at: datetime | None = None) -> Outcome:
+    def _note(self, tick: Tick, outcome: Outcome, *, enqueued_at: datetime | None = None, **ids: Any) -> Outcome:
         lateness = None
         if enqueued_at is not None and outcome.is_pushed:
             lateness = max((enqueued_at - tick.slot).total_seconds(), 0)
         self.metrics.count_tick(tick.actor, outcome, lateness=lateness)
         (log.info if outcome is Outcome.CAUGHT_UP else log.debug)(
-            outcome.replace("_", " "), actor=tick.actor, slot=tick.slot.isoformat(), lateness=lateness
+            outcome.replace("_", " "), actor=tick.actor, lateness=lateness, **{"slot": tick.slot.isoformat(), **ids}
         )
         self._note_pause(tick.actor, outcome)
         if outcome.is_pushed:
@@ -257,6 +261,8 @@ class Scheduler:
             slot = schedule and schedule.slot_at(before)
             if slot and slot > (mark or oldest):
                 self._make_up_for(actor, slot, oldest=oldest)
+            else:
+                self._failing.pop(("tick", actor), None)  # what was not confirmed did come about
             if request_id is not None:
                 self._send(actor, {"trigger_id": request_id.decode(errors="replace")})
 
@@ -275,7 +281,7 @@ class Scheduler:
         return None
 
     def _tell_schedules(self, claimed: Mapping[str, datetime]) -> None:
-        """Write down for ``adjourn status`` what the schedules are, which slot comes next, and which queues there are."""
+        """Write down for whoever asks Redis: which queues there are, what the schedules are, which slot comes next."""
         now = self.clock.now()
         with self._client.pipeline(transaction=False) as pipe:
             pipe.sadd(keys.QUEUES, *self._queues)
@@ -285,7 +291,7 @@ class Scheduler:
                     pipe.hdel(keys.task_key(actor), "schedule", "interval", "next_slot")
                 else:
                     upcoming = schedule.slot_after(now)
-                    told: dict[str | bytes, str | int] = {
+                    told: dict[Any, Any] = {
                         "schedule": str(schedule),
                         "interval": int((upcoming - (schedule.slot_at(now) or now)).total_seconds()),
                         "next_slot": int(schedule.slot_after(claimed[actor]).timestamp()),

@@ -60,7 +60,7 @@ def test_runs_pauses_queues_and_letters_are_told(client: redis.Redis) -> None:
     client.sadd(keys.QUEUES, "sweeps")
     client.rpush("dramatiq:sweeps", "a", "b")
     client.zadd("dramatiq:sweeps.XQ", {"c": 1})
-    seconds, microseconds = client.time()  # type: ignore[misc]
+    seconds, microseconds = client.time()
 
     values = told(client)
 

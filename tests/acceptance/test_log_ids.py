@@ -1,0 +1,72 @@
+"""What the logs say: the ids that metrics, events and Redis know a run by, and nothing of people."""
+
+import json
+from typing import Any
+
+import redis
+from sqlalchemy import text
+
+from services.database import create_database_engine
+from tests.acceptance.commands import Command, running
+from tests.acceptance.test_worker_metrics import DUE
+from tests.support import all_events, wait_for
+
+#: What nobody may read in a log at info.
+NUMBER = "+33612345678"
+PERSON = text("""
+    INSERT INTO conversations (conv_id, owner_id, user_id, channel, from_number, to_number, session_key, status,
+        metadata, created_at, updated_at, idle_at, expires_at)
+    VALUES (gen_random_uuid(), 'acme', :number, 'sms', :number, :number, :number, 'progress', :metadata,
+        now(), now(), now() - interval '1 hour', now() + interval '1 day')
+""")
+
+
+def lines(command: Command, message: str) -> list[dict[str, Any]]:
+    """Return what a command logged as JSON, with this in its message."""
+    logged = [json.loads(line) for line in command.output.splitlines() if line.startswith("{")]
+    return [line for line in logged if message in line["message"]]
+
+
+def test_a_run_can_be_followed_from_its_slot_to_its_events_and_nobodys_number_is_logged(
+    postgresql_url: str, redis_url: str, tmp_path: Any
+) -> None:
+    engine = create_database_engine(postgresql_url)
+    with engine.begin() as connection:
+        connection.execute(DUE, {"count": 10})
+    variables = {"DATABASE_URL": postgresql_url, "REDIS_URL": redis_url, "LOG_FORMAT": "json"}
+    variables |= {"BACKGROUND_TASK_INTERVAL": "1", "BACKGROUND_TASK_SCHEDULER_METRICS_PORT": "0"}
+    with (
+        redis.Redis.from_url(redis_url, decode_responses=True) as client,
+        running("periodiq", "actors", directory=tmp_path, variables=variables) as scheduler,
+        running("dramatiq", "actors", "--processes", "1", directory=tmp_path, variables=variables) as worker,
+    ):
+        swept = wait_for(lambda: lines(worker, "swept"), what="a sweep")
+        for line in swept:
+            assert line["sweep_id"] in {str(event.sweep_id) for event in all_events(engine)}
+            assert line["slot"].endswith("+00:00")
+            assert line["message_id"]
+            assert line["term"] == 1
+        (sent,) = {
+            line["message_id"]
+            for line in lines(scheduler, "caught up")
+            if (line["actor"], line["slot"]) == (f"process_{swept[0]['task']}", swept[0]["slot"])
+        }
+        assert sent == swept[0]["message_id"]
+        assert client.get("adjourn:scheduler:term") == "1"
+
+        with engine.begin() as connection:
+            connection.execute(
+                text("ALTER TABLE conversations ADD CONSTRAINT no_idle CHECK (status <> 'idle_timeout') NOT VALID")
+            )
+            connection.execute(PERSON, {"number": NUMBER, "metadata": json.dumps({"said": NUMBER})})
+        failed = wait_for(lambda: lines(worker, "Failed to process message"), what="a run that failed")
+        assert {"sweep_id", "slot", "message_id", "term"} <= failed[0].keys()
+        assert "no_idle" in failed[0]["exception"]
+        wait_for(lambda: client.hget("adjourn:task:process_idle_conversations", "run_error"), what="its note")
+        noted = "".join(str(client.hgetall(key)) for key in client.keys("adjourn:task:*"))
+        notes = "".join(str(client.get(key)) for key in client.keys("adjourn:failure:*"))
+        assert "no_idle" in noted
+        assert "no_idle" in notes
+        for said in (worker.output, scheduler.output, noted, notes):
+            assert NUMBER not in said
+    engine.dispose()
