@@ -359,7 +359,6 @@ def main() -> None:
 
         from sqlalchemy.exc import DBAPIError
 
-
         if isinstance(error, DBAPIError):
             sys.exit(f"adjourn: the database failed: {first_line(error)}")
         raise

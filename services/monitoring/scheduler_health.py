@@ -79,7 +79,7 @@ def _of_threads(facts: SchedulerFacts) -> Iterator[str]:
 def _of_redis(facts: SchedulerFacts) -> Iterator[str]:
     if facts.trouble is not None:
         yield describe_trouble("Redis", facts.trouble)
-    if not facts.leads and facts.leaderless > facts.lease_timeout + LEADERLESS:
+    if facts.leaderless > facts.lease_timeout + LEADERLESS:
         yield f"nobody leads, neither this scheduler nor another that it knows of, for {span(facts.leaderless)}"
     if facts.leads and facts.trouble is None:
         for actor, reason in facts.failing_ticks.items():

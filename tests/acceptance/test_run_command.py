@@ -3,8 +3,10 @@
 import json
 import os
 import signal
+import socket
 import sqlite3
 import time
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -56,6 +58,31 @@ def test_it_ends_what_is_due_and_stops_on_ctrl_c_within_two_seconds(tmp_path: Pa
         assert time.monotonic() - asked < 2.5  # two seconds, and what a busy machine takes to say so
         assert processes_about(str(data)) == []
         assert "Traceback" not in stack.output
+
+
+def test_its_health_and_state_are_found_wherever_it_took_a_port(tmp_path: Path) -> None:
+    # As in a shell that sets none of them, with the usual ports perhaps taken.
+    variables = {"dramatiq_prom_port": "", "BACKGROUND_TASK_SCHEDULER_METRICS_PORT": ""}
+    with ExitStack() as ports, suppress(OSError):
+        for port in (9191, 9192):
+            ports.enter_context(socket.create_server(("127.0.0.1", port)))
+        with running("adjourn", "run", "--interval", "1", directory=tmp_path, variables=variables) as stack:
+            stack.wait_for_output("metrics and health", times=2)
+            stack.wait_for_output("leading")
+
+            def healthy() -> bool:
+                return run("adjourn", "health", directory=tmp_path, variables=variables).returncode == 0
+
+            wait_for(healthy, what="health of both")
+            told = run("adjourn", "status", "--json", directory=tmp_path, variables=variables)
+            assert told.returncode == 0
+            assert [worker["alive"] for worker in json.loads(told.stdout)["workers"]] == [True]
+            stack.send(signal.SIGTERM)
+            stack.wait()
+
+        ended = run("adjourn", "health", directory=tmp_path, variables=variables)
+        assert ended.returncode == 2
+        assert not (tmp_path / ".adjourn" / "endpoints.json").exists()
 
 
 def test_in_json_every_line_of_every_process_is_json(tmp_path: Path) -> None:

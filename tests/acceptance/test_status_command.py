@@ -71,8 +71,12 @@ class Cluster:
         assert (done.returncode, done.stderr) == (0, "")
         return done.stdout
 
+    def shown(self) -> str:
+        """Return what ``adjourn status`` prints, whether or not something is down."""
+        return run("adjourn", "status", directory=self.directory, variables=self.variables).stdout
+
     def report(self) -> dict[str, Any]:
-        report: dict[str, Any] = json.loads(self.adjourn("status", "--format", "json"))
+        report: dict[str, Any] = json.loads(self.adjourn("status", "--json"))
         return report
 
     def _slot(self, actor: str) -> float:
@@ -85,8 +89,9 @@ class Cluster:
 
 
 def problems(report: dict[str, Any]) -> list[str]:
-    """Return what is wrong, besides that most tests here have no worker."""
-    return [problem["kind"] for problem in report["problems"] if problem["kind"] != "not_run"]
+    """Return what is wrong, besides that most tests here have no worker, so that nothing succeeds."""
+    without = {"no_worker", "worker_gone", "no_success"}
+    return [problem["kind"] for problem in report["problems"] if problem["kind"] not in without]
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +187,8 @@ def test_runs_are_shown_with_what_became_of_them(shared_cluster: Cluster) -> Non
         wait_for(lambda: (run := cluster.task(IDLE).last_run) and run.outcome == "failed", what="a run that failed")
 
         # At some moments a run is under way.
-        wait_for(lambda: "the last run of idle_conversations failed" in cluster.adjourn("status"), what="the failure")
+        wait_for(lambda: "the last run of idle_conversations failed" in cluster.shown(), what="the failure")
+        assert "adjourn.db has no Adjourn tables; run: adjourn migrate" in cluster.shown()
 
 
 def test_a_redis_without_schedulers_is_no_failure_and_one_that_is_away_is_a_line(
@@ -190,7 +196,9 @@ def test_a_redis_without_schedulers_is_no_failure_and_one_that_is_away_is_a_line
 ) -> None:
     empty = run("adjourn", "status", directory=tmp_path, variables={"REDIS_URL": redis_url})
     assert (empty.returncode, empty.stderr) == (0, "")
-    assert empty.stdout.startswith("! no scheduler leads: none was ever heard of")
+    assert "\n! no scheduler leads: none was ever heard of" in empty.stdout
+    assert "adjourn.db (no database yet)" in empty.stdout
+    assert not (tmp_path / ".adjourn").exists()
 
     away = run("adjourn", "pause", "idle", directory=tmp_path, variables={"REDIS_URL": "redis://:pa55word@127.0.0.1:1"})
     assert (away.returncode, away.stdout) == (1, "")
