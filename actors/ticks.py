@@ -89,9 +89,9 @@ class TickMiddleware(Middleware):
         del result
         if is_called_in(broker.get_actor(message.actor_name)):
             return
-        error = None if exception is None else first_line(exception)
+        reason = None if exception is None else first_line(exception)
         try:
-            self._record.end(message.actor_name, message.message_id, error=error)
+            self._record.end(message.actor_name, message.message_id, error=reason)
         except redis.RedisError as error:
             log.debug("run not noted", actor=message.actor_name, reason=str(error))
 
