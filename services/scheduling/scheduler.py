@@ -261,7 +261,7 @@ class Scheduler:
             slot = schedule and schedule.slot_at(before)
             if slot and slot > (mark or oldest):
                 self._make_up_for(actor, slot, oldest=oldest)
-            else:
+            if schedule and mark and mark >= (schedule.slot_at(self.clock.now()) or mark):
                 self._failing.pop(("tick", actor), None)  # what was not confirmed did come about
             if request_id is not None:
                 self._send(actor, {"trigger_id": request_id.decode(errors="replace")})

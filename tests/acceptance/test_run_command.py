@@ -63,9 +63,10 @@ def test_it_ends_what_is_due_and_stops_on_ctrl_c_within_two_seconds(tmp_path: Pa
 def test_its_health_and_state_are_found_wherever_it_took_a_port(tmp_path: Path) -> None:
     # As in a shell that sets none of them, with the usual ports perhaps taken.
     variables = {"dramatiq_prom_port": "", "BACKGROUND_TASK_SCHEDULER_METRICS_PORT": ""}
-    with ExitStack() as ports, suppress(OSError):
+    with ExitStack() as ports:
         for port in (9191, 9192):
-            ports.enter_context(socket.create_server(("127.0.0.1", port)))
+            with suppress(OSError):  # somebody else has it
+                ports.enter_context(socket.create_server(("127.0.0.1", port)))
         with running("adjourn", "run", "--interval", "1", directory=tmp_path, variables=variables) as stack:
             stack.wait_for_output("metrics and health", times=2)
             stack.wait_for_output("leading")

@@ -19,6 +19,7 @@ from sqlalchemy import Engine, text
 
 from services.database import create_database_engine
 from services.lags import LAG_BUCKETS
+from services.tasks import Task
 from tests.acceptance.commands import Command, run, running
 from tests.support import free_port, wait_for
 
@@ -97,6 +98,11 @@ def agree(values: dict[str, float], engine: Engine, since: datetime) -> None:
     assert by_task(values, "background_task_failures_total") == 0
 
 
+def ended_by_redis(client: redis.Redis) -> int:
+    """Return what ``adjourn status`` says that the two tasks have ended."""
+    return sum(int(client.hget(f"adjourn:task:process_{task}", "ended") or 0) for task in Task)
+
+
 def send_ticks(directory: Path, variables: dict[str, str], *, each: int) -> None:
     """Send both sweeps so often."""
     script = (
@@ -137,6 +143,7 @@ def test_counters_of_all_processes_and_threads_say_what_the_database_does_also_a
             wait_until_swept(engine, client)
             wait_for(lambda: {line["process"] for line in swept(worker)} == set(worker_processes(worker)), what="both")
             agree(wait_for(lambda: scrape(port), what="metrics"), engine, since)
+            assert ended_by_redis(client) == 6_000
 
             # dramatiq's master would end the others: here it does not notice yet.
             worker.send(signal.SIGSTOP)
