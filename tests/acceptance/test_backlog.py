@@ -73,7 +73,7 @@ def engine(postgresql_url: str) -> Iterator[Engine]:
     engine.dispose()
 
 
-def variables(database_url: str, redis_url: str, directory: Path, *, batch_size: int, limit: int) -> dict[str, str]:
+def variables(database_url: str, redis_url: str, *, batch_size: int, limit: int) -> dict[str, str]:
     return {
         "DATABASE_URL": database_url,
         "REDIS_URL": redis_url,
@@ -87,7 +87,7 @@ def variables(database_url: str, redis_url: str, directory: Path, *, batch_size:
 def test_the_whole_cluster_drains_a_backlog(
     limit: int, engine: Engine, postgresql_url: str, redis_url: str, tmp_path: Path
 ) -> None:
-    given = variables(postgresql_url, redis_url, tmp_path, batch_size=250, limit=limit)
+    given = variables(postgresql_url, redis_url, batch_size=250, limit=limit)
     with redis.Redis.from_url(redis_url, decode_responses=True) as client:
         send_tick(client)
         with running("dramatiq", "actors", "--processes", "2", directory=tmp_path, variables=given) as worker:
@@ -111,7 +111,7 @@ def test_the_whole_cluster_drains_a_backlog(
 def test_a_worker_that_is_stopped_lets_its_batch_commit_and_takes_no_further_one(
     engine: Engine, postgresql_url: str, redis_url: str, tmp_path: Path
 ) -> None:
-    given = variables(postgresql_url, redis_url, tmp_path, batch_size=10, limit=2)
+    given = variables(postgresql_url, redis_url, batch_size=10, limit=2)
     with redis.Redis.from_url(redis_url, decode_responses=True) as client:
         send_tick(client)
         with running("dramatiq", "actors", "--processes", "1", directory=tmp_path, variables=given) as worker:
@@ -144,7 +144,7 @@ HOLD = """
 def test_a_tick_does_not_wait_behind_a_long_sweep(
     size: str, engine: Engine, postgresql_url: str, redis_url: str, tmp_path: Path
 ) -> None:
-    given = variables(postgresql_url, redis_url, tmp_path, batch_size=10, limit=1)
+    given = variables(postgresql_url, redis_url, batch_size=10, limit=1)
     with engine.begin() as connection:
         connection.exec_driver_sql(HOLD)
     with redis.Redis.from_url(redis_url, decode_responses=True) as client, engine.connect() as holding:
