@@ -91,11 +91,23 @@ def _get(url: str, role: Role) -> dict[str, Any]:
     try:
         connection.request("GET", f"{where.path.rstrip('/')}/readyz")
         report = json.loads(connection.getresponse().read(_LARGEST_ANSWER))
+    except RecursionError:
+        raise ValueError("no such report") from None
     finally:
         connection.close()
-    if not isinstance(report, dict) or report.get("role") != role or report.get("status") not in set(HealthStatus):
+    if not _is_report(report, role):
         raise ValueError("no such report")
-    return {**report, "reasons": [str(reason) for reason in report.get("reasons") or []]}
+    return dict(report)
+
+
+def _is_report(said: Any, role: Role) -> bool:
+    """Return whether what somebody answered is a report, as far as this command goes by it."""
+    return (
+        isinstance(said, dict)
+        and said.get("role") == role
+        and said.get("status") in list(HealthStatus)
+        and isinstance(said.get("reasons"), list)
+    )
 
 
 def _report(role: Role, url: str, answer: Future[dict[str, Any]], deadline: float) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import socketserver
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
@@ -19,7 +20,7 @@ from services.monitoring.health import HealthReport
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
-#: How long a client may take to say what it wants, in seconds.
+#: How long a client may take over its request and the answer, in seconds.
 REQUEST_TIMEOUT = 5.0
 #: From one try to have the port to the next, in seconds: whoever is restarted may find the one before still there.
 PORT_INTERVAL = 1.0
@@ -79,7 +80,27 @@ class Endpoint:
 class _Server(ThreadingHTTPServer):
     def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        #: Until when each client has, on the monotonic clock, in seconds.
+        self._deadlines: dict[Any, float] = {}
         super().__init__(address, handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer a client in a thread of its own."""
+        self._deadlines[request] = time.monotonic() + REQUEST_TIMEOUT
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Be done with a client."""
+        self._deadlines.pop(request, None)
+        super().shutdown_request(request)
+
+    def service_actions(self) -> None:
+        """Leave clients that take too long. Called twice a second."""
+        now = time.monotonic()
+        for request, deadline in list(self._deadlines.items()):
+            if now > deadline:
+                with suppress(OSError):  # it has just left by itself
+                    request.shutdown(socket.SHUT_RDWR)
 
     def server_bind(self) -> None:
         """Bind, and leave out what HTTPServer does then: ask a name server who this machine is."""
@@ -92,42 +113,59 @@ class _Server(ThreadingHTTPServer):
         log.debug("request not answered", client=client_address[0], reason=repr(sys.exception()))
 
 
-def _handler(registry: "CollectorRegistry | None", health: Callable[[], HealthReport]) -> type[BaseHTTPRequestHandler]:
-    """Return the class of what answers one request."""
-    from prometheus_client import REGISTRY, MetricsHandler
+class _Answers(BaseHTTPRequestHandler):
+    """Answers one request."""
 
-    class Handler(MetricsHandler):
-        timeout = REQUEST_TIMEOUT
+    registry: "CollectorRegistry | None"
+    health: Callable[[], HealthReport]
 
-        def do_GET(self) -> None:  # noqa: N802 - its name
-            path = self.path.partition("?")[0]
-            # dramatiq's own endpoint tells them on any path.
-            if path in {"/", "/metrics"} and registry is not None:
-                self._answer_metrics()
-            elif path in {"/healthz", "/readyz"}:
-                report = health()
-                well = report.is_live if path == "/healthz" else report.is_ready
-                self._answer(HTTPStatus.OK if well else HTTPStatus.SERVICE_UNAVAILABLE, report.as_object())
-            else:
-                off = "; metrics are off (BACKGROUND_TASK_ENABLE_METRICS)" if path == "/metrics" else ""
-                self._answer(HTTPStatus.NOT_FOUND, {"error": f"there are /metrics, /healthz and /readyz{off}"})
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0]
+        # dramatiq's own endpoint tells them on any path.
+        if path in {"/", "/metrics"} and self.registry is not None:
+            self._answer_metrics()
+        elif path in {"/healthz", "/readyz"}:
+            report = self.health()
+            well = report.is_live if path == "/healthz" else report.is_ready
+            self._answer(HTTPStatus.OK if well else HTTPStatus.SERVICE_UNAVAILABLE, report.as_object())
+        else:
+            off = "; metrics are off (BACKGROUND_TASK_ENABLE_METRICS)" if path == "/metrics" else ""
+            self._answer(HTTPStatus.NOT_FOUND, {"error": f"there are /metrics, /healthz and /readyz{off}"})
 
-        def _answer_metrics(self) -> None:
-            try:
-                super().do_GET()
-            except ConnectionError:
-                raise
-            except Exception as error:
-                log.exception("metrics not told")
-                self._answer(HTTPStatus.INTERNAL_SERVER_ERROR, {"error": f"metrics not told: {error}"})
+    do_HEAD = do_GET  # noqa: N815 - its name
 
-        def _answer(self, status: HTTPStatus, content: dict[str, Any]) -> None:
-            body = json.dumps(content, indent=2).encode() + b"\n"
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
+    def tell_metrics(self) -> None:
+        """Answer with the metrics of ``registry``."""
+        raise NotImplementedError
+
+    def _answer_metrics(self) -> None:
+        if self.command == "HEAD":
+            self._answer(HTTPStatus.OK, {})
+            return
+        try:
+            self.tell_metrics()
+        except ConnectionError:
+            raise
+        except Exception as error:
+            log.exception("metrics not told")
+            self._answer(HTTPStatus.INTERNAL_SERVER_ERROR, {"error": f"metrics not told: {error}"})
+
+    def _answer(self, status: HTTPStatus, content: dict[str, Any]) -> None:
+        body = json.dumps(content, indent=2).encode() + b"\n"
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
             self.wfile.write(body)
 
-    Handler.registry = registry or REGISTRY
-    return Handler
+
+def _handler(registry: "CollectorRegistry | None", health: Callable[[], HealthReport]) -> type[BaseHTTPRequestHandler]:
+    """Return the class of what answers one request with the metrics of ``registry`` and with ``health``."""
+    from prometheus_client import MetricsHandler
+
+    def tell_metrics(self: Any) -> None:
+        MetricsHandler.do_GET(self)
+
+    answers = {"registry": registry, "health": staticmethod(health), "tell_metrics": tell_metrics}
+    return type("Handler", (_Answers, MetricsHandler), answers)

@@ -8,6 +8,7 @@ from typing import Any
 
 from services.monitoring.asking_health import EXIT_CODES, ask_health
 from services.monitoring.health import HealthStatus, Role
+from services.operations.values import text_of
 from services.operations.wording import how_many, span
 from services.tasks import Task
 
@@ -25,7 +26,8 @@ def print_health(roles: Sequence[Role], *, url: str | None, as_json: bool) -> in
 
 
 def _lines(report: Mapping[str, Any]) -> Iterator[str]:
-    yield ": ".join(filter(None, (report["role"], report["status"], "; ".join(report["reasons"]))))
+    reasons = "; ".join(filter(None, map(text_of, report["reasons"])))
+    yield ": ".join(filter(None, (report["role"], report["status"], reasons)))
     # Another version may tell less.
     with suppress(KeyError, TypeError, ValueError, AttributeError):
         if report["processes"]:
@@ -44,5 +46,5 @@ def _at_work(report: Mapping[str, Any]) -> str:
 def _task_line(task: Task, counts: Mapping[str, Any]) -> str:
     error = counts["last_error"]
     told = ", ".join(f"{how_many(counts[what])} {what}" for what in ("runs", "failures"))
-    last = "" if error is None else f"; last failure at {error['at']}: {error['message']}"
+    last = "" if error is None else f"; last failure at {text_of(error['at'])}: {text_of(error['message'])}"
     return f"  {task}: {told}, {how_many(counts['items_processed'])} processed{last}"

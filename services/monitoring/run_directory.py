@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
@@ -19,7 +19,6 @@ from services.errors import DataDirectoryError
 
 #: dramatiq's name for where metrics are kept.
 BASE_VARIABLE = "dramatiq_prom_db"
-_LOCK = "lock"
 
 
 def is_worker_process() -> bool:
@@ -33,69 +32,80 @@ def run_directory() -> Path:
 
     It is empty for the first of its processes that asks. Raises DataDirectoryError when there can be none.
     """
-    parent = multiprocessing.parent_process()
-    command = os.getpid() if parent is None else parent.pid
     given = os.environ.get(BASE_VARIABLE)
-    base = Path(given).absolute() if given else Path(tempfile.gettempdir()) / f"adjourn-{os.getuid()}"
-    directory = base / f"run-{command}"
     try:
+        base = Path(given).absolute() if given else Path(tempfile.gettempdir()) / f"adjourn-{os.getuid()}"
         base.mkdir(mode=0o700, parents=True, exist_ok=True)
         # Everybody may write to the temporary directory: a name that another user took first is not ours.
         if not given and (base.is_symlink() or base.stat().st_uid != os.getuid()):
-            raise PermissionError(0, "it belongs to another user")
+            raise PermissionError(0, f"{base} belongs to another user")
+        directory = base / f"run-{_name_of_command()}"
         hold_run_directory(directory)
     except OSError as error:
         raise DataDirectoryError(
-            f"cannot keep metrics in {base}: {error.strerror}; set {BASE_VARIABLE} to where this user may write"
+            f"cannot keep metrics in {given or 'the temporary directory'}: {error.strerror}; "
+            f"set {BASE_VARIABLE} to where this user may write"
         ) from None
     return directory
+
+
+def _name_of_command() -> str:
+    """Return what no other command has, and all processes of this one do.
+
+    In containers that share a directory it is always the same few pids: on Linux it says when the command started, too.
+    """
+    parent = multiprocessing.parent_process()
+    pid = os.getpid() if parent is None or parent.pid is None else parent.pid
+    try:
+        namespace = Path("/proc/self/ns/pid").stat().st_ino
+        # The name of the command, in brackets, may have anything in it. Ticks since the machine was started.
+        started_at = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return str(pid)
+    return f"{pid}-{started_at}-{namespace}"
 
 
 def hold_run_directory(directory: Path) -> int:
     """Make ``directory``, emptied unless another process holds it, and clear away those beside it that nobody holds.
 
-    It is held until the descriptor is closed that this returns, which SIGKILL does as well. Raises OSError.
+    It is held until the descriptor is closed that this returns, which SIGKILL does as well. What cleans temporary
+    directories by age leaves one alone that is held so. Raises OSError.
     """
-    with _locked(directory.parent):
+    with _open(directory.parent) as base:
+        # Nobody else prepares a directory here meanwhile.
+        fcntl.flock(base, fcntl.LOCK_EX)
         directory.mkdir(mode=0o700, exist_ok=True)
-        lock = _open_lock(directory)
-        if _take_if_left(lock):
+        held = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        if _take_if_left(held):
             for path in directory.iterdir():
-                if path.name != _LOCK:
-                    path.unlink()
-        fcntl.flock(lock, fcntl.LOCK_SH)
+                path.unlink()
+        fcntl.flock(held, fcntl.LOCK_SH)
         for other in directory.parent.glob("run-*"):
-            if other != directory:
+            # What is not ours to clear away is no reason not to start.
+            with suppress(OSError):
                 _remove_if_left(other)
-    return lock
-
-
-@contextmanager
-def _locked(base: Path) -> Iterator[None]:
-    """Keep others from preparing their directories meanwhile."""
-    lock = _open_lock(base)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(lock)
+    return held
 
 
 def _remove_if_left(directory: Path) -> None:
-    lock = _open_lock(directory)
-    if _take_if_left(lock):
-        shutil.rmtree(directory, ignore_errors=True)
-    os.close(lock)
+    with _open(directory) as descriptor:
+        if _take_if_left(descriptor):
+            shutil.rmtree(directory)
 
 
-def _open_lock(directory: Path) -> int:
-    return os.open(directory / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-
-
-def _take_if_left(lock: int) -> bool:
-    """Take a lock if nobody holds it; return whether it is so."""
+@contextmanager
+def _open(directory: Path) -> Iterator[int]:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _take_if_left(descriptor: int) -> bool:
+    """Take the lock of a directory if nobody holds it; return whether it is so."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

@@ -55,7 +55,8 @@ class SuccessWatch:
         if run is not None and run.outcome is not RunOutcome.RUNNING:
             (self._failing.add if run.outcome is RunOutcome.FAILED else self._failing.discard)(task)
         elif run is not None and run.limit is not None and task not in self._failing:
-            late = max(late, run.started_at + run.limit)  # one that works off a backlog may take so long
+            # One that works off a backlog may take so long; but not each of those that come to nothing, one by one.
+            late = max(late, schedule.slot_after(self._since[task]) + run.limit + GRACE)
         why = self._why(status, schedule, now)
         since = clock(self._since[task], now=None)
         return Expectation(

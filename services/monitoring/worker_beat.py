@@ -1,7 +1,7 @@
 """The heartbeat of a worker process: a thread that writes the process's state down once a second.
 
 It asks nobody and waits for nothing: what it writes was found out by others, and it logs nothing, for the log may be a
-pipe that nobody reads.
+pipe that nobody reads. That a state could not be written shows in its age.
 """
 
 import time
@@ -14,7 +14,7 @@ from services.monitoring.worker_state import BEAT_INTERVAL, WorkerState, remove_
 
 
 class WorkerBeat:
-    """Writes what ``state`` returns into ``directory``: once when it starts, which may raise OSError, and then on."""
+    """Writes what ``state`` returns into ``directory``: when it starts, and then on."""
 
     def __init__(self, directory: Path, state: Callable[[], WorkerState], *, pid: int) -> None:
         self._directory = directory
@@ -25,7 +25,7 @@ class WorkerBeat:
 
     def start(self) -> None:
         """Write the first state, and begin."""
-        write_state(self._directory, self._state())
+        self._beat()
         self._thread.start()
 
     def stop(self) -> None:
@@ -39,6 +39,9 @@ class WorkerBeat:
         while not self._is_stopped.is_set():
             next_at = max(next_at + BEAT_INTERVAL, time.monotonic())
             self._is_stopped.wait(next_at - time.monotonic())
-            # A disk that is full, or a mistake of ours: what is old by then shows it.
-            with suppress(Exception):
-                write_state(self._directory, self._state())
+            self._beat()
+
+    def _beat(self) -> None:
+        # A disk that is broken, or a mistake of ours.
+        with suppress(Exception):
+            write_state(self._directory, self._state())

@@ -19,12 +19,12 @@ def serve_worker() -> int:
     registry = None
     if settings.enable_metrics:
         from prometheus_client import CollectorRegistry  # noqa: PLC0415 - nobody loads what is turned off
-        from prometheus_client.multiprocess import MultiProcessCollector  # noqa: PLC0415 - the same
 
         from services.monitoring.cluster import ClusterCollector  # noqa: PLC0415 - the same
+        from services.monitoring.worker_files import WorkerFiles  # noqa: PLC0415 - the same
 
         registry = CollectorRegistry()
-        MultiProcessCollector(registry, path=str(directory))  # type: ignore[no-untyped-call]
+        registry.register(WorkerFiles(directory))
         registry.register(ClusterCollector(connect(settings.broker_url, timeout=REDIS_TIMEOUT)))
     Endpoint(
         registry=registry,

@@ -13,7 +13,7 @@ from services.monitoring.health import HealthReport, HealthStatus, ProcessHealth
 from services.monitoring.worker_state import WorkerState, frozen_among, read_states
 from services.tasks import Task
 
-#: A process that has not written its state for longer, in seconds, is stopped.
+#: A process that has not been heard of for longer, in seconds, is stopped; so old a state says nothing of now.
 SILENCE = 10.0
 
 
@@ -35,7 +35,8 @@ def judge_worker(
     """
     beating = [state for state in states if now - state.heard <= SILENCE]
     blocking = [*_of_command(frozen, command), *_of_silent(states, now, frozen), *_of_threads(beating)]
-    reasons = [*blocking, *_of_dependencies(beating), *_of_runs(beating, now)]
+    telling = [state for state in beating if now - state.told <= SILENCE]
+    reasons = [*blocking, *_of_mute(beating, telling), *_of_dependencies(telling), *_of_runs(telling, now)]
     if not states:
         reasons.append("no worker process is there")
     status = HealthStatus.DEGRADED if reasons else HealthStatus.HEALTHY
@@ -63,6 +64,12 @@ def _of_silent(states: Sequence[WorkerState], now: float, frozen: Collection[int
         if silence > SILENCE:
             why = "it is stopped by a signal, such as SIGSTOP" if state.pid in frozen else "it hangs"
             yield f"worker process {state.pid} has not been heard of for {silence:.0f} s: {why}"
+
+
+def _of_mute(beating: Sequence[WorkerState], telling: Sequence[WorkerState]) -> Iterator[str]:
+    for state in beating:
+        if state not in telling:
+            yield f"worker process {state.pid} cannot write down how it is: is the disk of its run directory full?"
 
 
 def _of_threads(beating: Sequence[WorkerState]) -> Iterator[str]:
@@ -108,7 +115,7 @@ def _process(state: WorkerState, now: float) -> ProcessHealth:
     return ProcessHealth(
         pid=state.pid,
         started_at=state.started_at,
-        heard_seconds_ago=now - state.heard,
+        heard_seconds_ago=max(now - state.heard, 0),
         threads=state.threads.count,
         busy=state.threads.busy,
         database=state.database,

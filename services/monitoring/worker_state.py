@@ -1,13 +1,14 @@
 """What each worker process writes down about itself once a second, for the process that answers for all of them."""
 
+import math
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from services.monitoring.health import Answer, TaskCounts
 from services.tasks import Task
@@ -44,9 +45,10 @@ class WorkerState:
 
     pid: int
     started_at: datetime
-    #: When it started, and when it wrote this, on the monotonic clock.
+    #: When it started, when it was heard of last, and when it told all this, on the monotonic clock.
     started: float
     heard: float
+    told: float
     threads: Threads
     database: Answer = field(default_factory=Answer)
     redis: Answer = field(default_factory=Answer)
@@ -65,11 +67,19 @@ def state_file(directory: Path, pid: int) -> Path:
 
 
 def write_state(directory: Path, state: WorkerState) -> None:
-    """Write ``state``, whole or not at all. Raises OSError."""
+    """Write ``state``, whole or not at all; on a full disk at least that the process was heard of.
+
+    That is the time of the file, by the monotonic clock, which can be set where nothing can be written. Raises OSError.
+    """
     path = state_file(directory, state.pid)
     written = path.with_suffix(".json.tmp")
-    written.write_bytes(_AS_JSON.dump_json(state))
-    written.replace(path)
+    try:
+        written.write_bytes(_AS_JSON.dump_json(state))
+        _set_heard(written, state.heard)
+        written.replace(path)
+    except OSError:
+        path.touch()
+        _set_heard(path, state.heard)
 
 
 def remove_state(directory: Path, pid: int) -> None:
@@ -86,9 +96,23 @@ def read_states(directory: Path) -> list[WorkerState]:
     """
     states = []
     for path in directory.glob("worker-*.json"):
-        with suppress(OSError, ValidationError):  # it has just been removed, or somebody else wrote it
-            states.append(_AS_JSON.validate_json(path.read_bytes()))
+        with suppress(OSError, ValueError):  # it has just been removed, or somebody else wrote it
+            states.append(_read_state(path))
     return sorted((state for state in states if _is_there(state.pid)), key=lambda state: (state.started, state.pid))
+
+
+def _read_state(path: Path) -> WorkerState:
+    """Return the state in a file. Raises OSError or ValueError."""
+    written, heard = path.read_bytes(), path.stat().st_mtime_ns / 1e9
+    if written:
+        return replace(_AS_JSON.validate_json(written), heard=heard)
+    # Made on a full disk: that it is there is all that it could tell.
+    pid = int(path.stem.removeprefix("worker-"))
+    return WorkerState(pid, datetime.now(UTC), started=heard, heard=heard, told=-math.inf, threads=Threads(0, 0))
+
+
+def _set_heard(path: Path, heard: float) -> None:
+    os.utime(path, ns=(int(heard * 1e9),) * 2)
 
 
 def frozen_among(pids: Iterable[int]) -> set[int]:

@@ -59,7 +59,7 @@ class WorkerWatch:
         self._beat = WorkerBeat(directory, self._state, pid=os.getpid())
 
     def start(self) -> None:
-        """Begin. Raises OSError when the state cannot be written."""
+        """Begin."""
         self._beat.start()
         self._database.start()
         self._redis.start()
@@ -86,11 +86,13 @@ class WorkerWatch:
         return self._threads_now(self._redis.answered_for())
 
     def _state(self) -> WorkerState:
+        now = time.monotonic()
         return WorkerState(
             pid=os.getpid(),
             started_at=self._started_at,
             started=self._started,
-            heard=time.monotonic(),
+            heard=now,
+            told=now,
             threads=self._threads(),
             database=self._database.answer(),
             redis=self._redis.answer(),

@@ -128,6 +128,29 @@ def test_clients_that_say_nothing_or_nonsense_hold_up_nobody(served: Served) -> 
         assert silent.recv(1) == b""  # it is given up
 
 
+def test_clients_that_say_a_byte_now_and_then_are_left_in_the_end(served: Served) -> None:
+    with socket.create_connection(("127.0.0.1", served.port)) as dripping:
+        dripping.settimeout(0.2)
+
+        def is_left() -> bool:
+            try:
+                dripping.sendall(b"x")
+                return dripping.recv(1) == b""
+            except TimeoutError:
+                return False
+            except ConnectionError:
+                return True
+
+        wait_for(is_left, seconds=12, what="the end of the server's patience")
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/healthz", "/readyz"])
+def test_the_head_of_an_answer_is_told_without_it(path: str, served: Served) -> None:
+    served.report = HEALTHY
+
+    assert served.get(path, "HEAD") == (HTTPStatus.OK, "")
+
+
 def test_a_port_that_is_taken_is_waited_for() -> None:
     with socket.create_server(("127.0.0.1", 0)) as holder:
         port = holder.getsockname()[1]

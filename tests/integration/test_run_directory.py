@@ -99,6 +99,9 @@ def test_what_an_earlier_command_of_the_same_number_left_is_not_counted_again(tm
     other = hold_run_directory(directory)  # a second process of the same command
     assert list(directory.glob("*.db")) == [directory / "counter_9.db"]
 
+    # As what cleans temporary directories by age does with files.
+    (directory / "counter_9.db").unlink()
+    (directory / "counter_9.db").touch()
     os.close(lock)
     third = hold_run_directory(directory)
     assert list(directory.glob("*.db")) == [directory / "counter_9.db"]
@@ -106,3 +109,21 @@ def test_what_an_earlier_command_of_the_same_number_left_is_not_counted_again(tm
     os.close(third)
     os.close(hold_run_directory(directory))
     assert list(directory.glob("*.db")) == []
+
+
+def test_what_is_not_ours_beside_it_stops_no_start_and_stays(tmp_path: Path) -> None:
+    (tmp_path / "run-notes").touch()
+    (tmp_path / "run-elsewhere").symlink_to(tmp_path / "nowhere")
+
+    os.close(hold_run_directory(tmp_path / "run-7"))
+
+    assert (tmp_path / "run-notes").is_file()
+    assert (tmp_path / "run-elsewhere").is_symlink()
+
+
+def test_a_directory_in_use_stays_whatever_is_taken_out_of_it(tmp_path: Path) -> None:
+    with command(tmp_path / "base") as living:
+        for path in living.iterdir():
+            path.unlink()
+        with command(tmp_path / "base"):
+            assert living.is_dir()

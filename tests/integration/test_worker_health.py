@@ -19,7 +19,7 @@ from sqlalchemy import Engine
 
 from actors.health import WorkerHealth
 from services.database import create_database_engine
-from services.monitoring.health import HealthReport, Role
+from services.monitoring.health import HealthReport, HealthStatus, Role
 from services.monitoring.success_watch import SuccessWatch
 from services.monitoring.tally import RunTally
 from services.monitoring.worker_health import read_worker_health
@@ -202,12 +202,26 @@ def test_a_state_that_cannot_be_written_costs_the_worker_nothing_but_its_health(
         path = state_file(tmp_path, os.getpid())
         blocked = path.with_suffix(".json.tmp")
         blocked.mkdir()
-        wait_for(lambda: time.monotonic() - read_states(tmp_path)[0].heard > 1.5, what="a beat that is missed")
+        wait_for(lambda: time.monotonic() - read_states(tmp_path)[0].told > 2.5, what="states that are not written")
         (before,) = read_states(tmp_path)
+        assert time.monotonic() - before.heard < 2  # it lives
         actor.send()
         assert done.wait(30)
         blocked.rmdir()
-        wait_for(lambda: read_states(tmp_path)[0].heard > before.heard, what="a beat once it can be written again")
+        wait_for(lambda: read_states(tmp_path)[0].told > before.told, what="a state once it can be written again")
+
+
+def test_on_a_disk_that_was_full_from_the_start_a_process_is_still_heard_of(
+    redis_url: str, sqlite_engine: Engine, tmp_path: Path
+) -> None:
+    blocked = state_file(tmp_path, os.getpid()).with_suffix(".json.tmp")
+    blocked.mkdir()
+    with watched_worker(redis_url, sqlite_engine, tmp_path, actor=lambda: None):
+        wait_for(lambda: read_worker_health(tmp_path).processes, what="the process")
+        report = read_worker_health(tmp_path)
+        assert (report.status, report.is_live) == (HealthStatus.DEGRADED, True)
+        blocked.rmdir()
+        wait_for(lambda: read_worker_health(tmp_path).is_ready, what="health once there is room")
 
 
 def test_a_scheduler_knows_whether_it_leads_and_what_it_enqueued(redis_url: str) -> None:

@@ -52,6 +52,7 @@ def process(pid: int = 11, **given: Any) -> WorkerState:
         "started_at": NOON,
         "started": NOW - 60,
         "heard": NOW,
+        "told": NOW,
         "threads": Threads(8, 0),
     }
     return WorkerState(**fields | given)
@@ -87,6 +88,14 @@ def test_a_process_that_has_not_been_heard_of_is_said_to_be_stopped(silent_for: 
     assert list(report.reasons) == (
         [] if expected == "healthy" else ["worker process 11 has not been heard of for 10 s: it hangs"]
     )
+
+
+@pytest.mark.parametrize(("silent_for", "expected"), [(10, "healthy"), (10.1, "degraded")])
+def test_a_process_that_cannot_write_down_how_it_is_lives(silent_for: float, expected: str) -> None:
+    report = judged(process(11, told=NOW - silent_for, database=Answer()))
+
+    assert outcome(report) == (expected, True, expected == "healthy")
+    assert len(report.reasons) == (expected == "degraded")
 
 
 def test_workers_of_which_none_is_heard_of_are_stopped() -> None:
@@ -461,12 +470,15 @@ def test_a_run_that_works_off_a_backlog_may_take_as_long_as_its_limit_unless_run
     now = NOON + timedelta(minutes=5)
     under_way = run(RunOutcome.RUNNING, started_at=NOON + timedelta(minutes=1))
 
-    assert late_by(watch_since(NOON), now=now, last_run=under_way)[0] == -360
+    assert late_by(watch_since(NOON), now=now, last_run=under_way)[0] == -375
+    # Not from each of those that follow one another and come to nothing.
+    later = run(RunOutcome.RUNNING, started_at=now)
+    assert late_by(watch_since(NOON), now=now, last_run=later)[0] == -375
     failing = watch_since(NOON)
     late_by(failing, now=now, last_run=run(RunOutcome.FAILED))
     assert late_by(failing, now=now, last_run=under_way)[0] == 105
     late_by(failing, now=now, last_run=run(RunOutcome.DONE))
-    assert late_by(failing, now=now, last_run=under_way)[0] == -360
+    assert late_by(failing, now=now, last_run=under_way)[0] == -375
 
 
 @pytest.mark.parametrize(
