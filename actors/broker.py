@@ -24,6 +24,7 @@ from services.errors import DataDirectoryError
 from services.logs import configure_logging, get_logger
 from services.monitoring.run_directory import is_worker_process, run_directory
 from services.monitoring.tally import RunTally
+from services.monitoring.worker_room import make_room
 from services.redis_client import connect
 from services.scheduling.queue import Push
 from services.scheduling.runs import RunRecord
@@ -112,16 +113,21 @@ def _to_be_pushed(message: dramatiq.Message[None], **options: object) -> dramati
 
 
 def load_metrics() -> "Metrics | None":
-    """Return dramatiq's Prometheus middleware with our metrics; None where they are off, or this is no worker process.
+    """Return dramatiq's Prometheus middleware with our metrics; None where they are off or this is no worker process.
 
     Others must not load it: it makes their metrics those of several processes.
     """
     if not settings.enable_metrics or not is_worker_process():
         return None
     try:
-        from actors.metrics import Metrics  # noqa: PLC0415 - see above
+        make_room(run_directory())
     except DataDirectoryError as error:
         raise SystemExit(f"adjourn: {error}") from None
+    except OSError as error:
+        log.warning("no metrics of this process: there is no room for them", reason=str(error))
+        return None
+    from actors.metrics import Metrics  # noqa: PLC0415 - see above
+
     return Metrics()
 
 

@@ -20,7 +20,8 @@ from services.embedded.data_directory import hold_data_directory, prepare_data_d
 from services.embedded.redis_server import REDIS_DIRECTORY, PrivateRedis
 from services.errors import SettingsError
 from services.logs import get_logger
-from services.monitoring.asking_health import ENDPOINTS_FILE
+from services.monitoring.asking_health import ENDPOINTS_FILE, base_url
+from services.monitoring.health import Role
 from services.monitoring.run_directory import BASE_VARIABLE as RUNS_VARIABLE
 from services.redis_client import ANSWER_TIMEOUT, check_redis, connect
 from services.scheduling.lease import forget_schedulers
@@ -171,20 +172,20 @@ def prepare_database(settings: Settings) -> None:
 
 def _endpoints_environment(directory: Path, settings: Settings) -> dict[str, str]:
     """Return where the two tell how they are: on this machine only, unless told otherwise, on ports that are free."""
+    ports = {WORKER_PORT: settings.worker_metrics_port, SCHEDULER_PORT: settings.scheduler_metrics_port}
     return {
         RUNS_VARIABLE: os.environ.get(RUNS_VARIABLE) or str(directory / "runs"),
         HOST: os.environ.get(HOST) or "127.0.0.1",
-        WORKER_PORT: os.environ.get(WORKER_PORT) or str(_free_port(settings.worker_metrics_port)),
-        SCHEDULER_PORT: os.environ.get(SCHEDULER_PORT) or str(_free_port(settings.scheduler_metrics_port)),
+        # One that was asked for is waited for; else another will do.
+        **{name: str(port if port and os.environ.get(name) else _free_port(port)) for name, port in ports.items()},
     }
 
 
 def _tell_endpoints(environment: Mapping[str, str], directory: Path, exits: ExitStack) -> dict[str, str]:
     """Write down for ``adjourn health`` where the two tell how they are, while the run lasts; return it for the log."""
-    ports = {"worker": environment[WORKER_PORT], "scheduler": environment[SCHEDULER_PORT]}
-    urls = {role: f"http://127.0.0.1:{port}" for role, port in ports.items()}
+    urls = {role.value: base_url(role, environment) for role in Role}
     path = directory / ENDPOINTS_FILE
-    path.write_text(json.dumps(urls))
+    path.write_text(json.dumps({"pid": os.getpid(), **urls}))
     exits.callback(path.unlink, missing_ok=True)
     return urls
 

@@ -23,7 +23,7 @@ TIME_LIMIT = 3.0
 #: When a scheduler has not answered after so long, Redis is asked meanwhile, in seconds.
 IMPATIENCE = 0.5
 EXIT_CODES = {HealthStatus.HEALTHY: 0, HealthStatus.DEGRADED: 1, HealthStatus.STOPPED: 2}
-#: Where ``adjourn run`` writes where its two commands answer, when the ports that they usually have were taken.
+#: Where ``adjourn run`` writes its pid, and where its two commands answer: their usual ports may be taken.
 ENDPOINTS_FILE = "endpoints.json"
 
 #: The variable that names the port of each, and the port when it is not set.
@@ -71,10 +71,12 @@ def base_url(role: Role, environment: Mapping[str, str] = os.environ) -> str:
 
 
 def _noted(role: Role, environment: Mapping[str, str]) -> str | None:
-    """Return where an ``adjourn run`` says that it is; None when there is none."""
+    """Return where an ``adjourn run`` says that it is; None when there is none, or when it was killed."""
     path = Path(environment.get("ADJOURN_DATA_DIR") or ".adjourn").expanduser() / ENDPOINTS_FILE
     try:
-        noted = json.loads(path.read_bytes())[role.value]
+        told = json.loads(path.read_bytes())
+        noted = told[role.value]
+        os.kill(told["pid"], 0)
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return noted if isinstance(noted, str) else None

@@ -669,7 +669,7 @@ def test_the_environment_says_where_to_ask(
 
 def test_an_adjourn_run_on_other_ports_is_found_unless_the_environment_names_one(tmp_path: Path) -> None:
     (tmp_path / "endpoints.json").write_text(
-        json.dumps({"worker": "http://127.0.0.1:41001", "scheduler": "http://127.0.0.1:41002"})
+        json.dumps({"pid": os.getpid(), "worker": "http://127.0.0.1:41001", "scheduler": "http://127.0.0.1:41002"})
     )
     variables = {"ADJOURN_DATA_DIR": str(tmp_path)}
 
@@ -677,8 +677,11 @@ def test_an_adjourn_run_on_other_ports_is_found_unless_the_environment_names_one
     assert base_url(Role.WORKER, {**variables, "dramatiq_prom_port": "9300"}) == "http://127.0.0.1:9300"
     port = "BACKGROUND_TASK_SCHEDULER_METRICS_PORT"
     assert base_url(Role.SCHEDULER, {**variables, port: "0"}) == "http://127.0.0.1:41002"
-    (tmp_path / "endpoints.json").write_text("[]")
-    assert base_url(Role.WORKER, variables) == "http://127.0.0.1:9191"
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    for left in ("[]", json.dumps({"pid": ended.pid, "worker": "http://127.0.0.1:41001"})):
+        (tmp_path / "endpoints.json").write_text(left)
+        assert base_url(Role.WORKER, variables) == "http://127.0.0.1:9191"
 
 
 def test_the_command_loads_little_before_a_scheduler_does_not_answer() -> None:
