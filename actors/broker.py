@@ -11,7 +11,7 @@ from dramatiq.common import current_millis
 from dramatiq.middleware import default_middleware
 
 from actors.endpoint import WorkerEndpoint
-from actors.engine import get_engine
+from actors.engine import get_probe_engine
 from actors.failures import DeadLetterNotes
 from actors.health import WorkerHealth
 from actors.log_ids import LogIds
@@ -143,7 +143,7 @@ def create_broker(metrics: "Metrics | None") -> TickBroker:
         WorkerStart(),
         PromptPickup(),
         stopping,
-        WorkerHealth(settings, client=client, engine=get_engine, tally=tally, directory=run_directory),
+        WorkerHealth(settings, client=client, engine=get_probe_engine, tally=tally, directory=run_directory),
         WorkerEndpoint(),
     ]
     return TickBroker(client=client, middleware=middleware)

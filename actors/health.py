@@ -22,7 +22,8 @@ from services.tasks import Task
 #: How much longer than its limit a run may go on before that is said, in seconds: dramatiq interrupts it between two
 #: steps of Python, and not while it waits for a database.
 OVERRUN = 15.0
-#: A consumer that has not looked for messages for longer, in seconds, though Redis answers, takes none.
+#: A consumer that has not looked for messages for longer than this and its own pause, in seconds, though Redis answers,
+#: takes none.
 LOOK_TIMEOUT = 30.0
 
 
@@ -63,17 +64,23 @@ class WorkerHealth(Middleware):
         self._watch: WorkerWatch | None = None
         self._is_ending = False
 
-    def after_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
-        """Begin."""
+    def before_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
+        """Begin anew, before there are threads."""
+        del broker, worker
         self._runs.clear()
         self._is_ending = False
+
+    def after_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
+        """Begin."""
         looked_at: Mapping[str, float] = getattr(broker, "looked_at", {})
+        look_timeout = LOOK_TIMEOUT + worker.worker_timeout / 1000
 
         def threads(redis_answered_for: float) -> Threads:
             return threads_of(
                 worker,
                 runs=list(self._runs.values()),
-                looked_at={} if redis_answered_for < LOOK_TIMEOUT else looked_at,
+                looked_at={} if redis_answered_for < look_timeout else looked_at,
+                look_timeout=look_timeout,
                 now=time.monotonic(),
                 is_ending=self._is_ending,
             )
@@ -129,11 +136,17 @@ class WorkerHealth(Middleware):
 
 
 def threads_of(
-    worker: Any, *, runs: list[Run], looked_at: Mapping[str, float], now: float, is_ending: bool = False
+    worker: Any,
+    *,
+    runs: list[Run],
+    looked_at: Mapping[str, float],
+    now: float,
+    look_timeout: float = LOOK_TIMEOUT,
+    is_ending: bool = False,
 ) -> Threads:
     """Return what the threads of a dramatiq worker do, at ``now`` of the monotonic clock.
 
-    ``looked_at`` is when the consumer of each queue last looked for messages.
+    ``looked_at`` is when the consumer of each queue last looked for messages, ``look_timeout`` how long ago it may be.
     """
     overruns = tuple(
         f"a run of {run.actor} goes on for {now - run.started:.0f} s, though it may take {run.limit:.0f} s"
@@ -141,10 +154,10 @@ def threads_of(
         if now - run.started > run.limit + OVERRUN
     )
     count = len(worker.workers)
-    return Threads(count, len(runs), () if is_ending else tuple(_gone(worker, looked_at, now)), overruns)
+    return Threads(count, len(runs), () if is_ending else tuple(_gone(worker, looked_at, now, look_timeout)), overruns)
 
 
-def _gone(worker: Any, looked_at: Mapping[str, float], now: float) -> list[str]:
+def _gone(worker: Any, looked_at: Mapping[str, float], now: float, look_timeout: float) -> list[str]:
     """Return what only a restart mends."""
     said = []
     dead = sum(not thread.is_alive() for thread in worker.workers)
@@ -154,6 +167,6 @@ def _gone(worker: Any, looked_at: Mapping[str, float], now: float) -> list[str]:
         silent = now - looked_at.get(queue, now)
         if not consumer.is_alive():
             said.append(f"it takes no messages of the queue {queue}: its consumer has ended")
-        elif silent > LOOK_TIMEOUT:
+        elif silent > look_timeout:
             said.append(f"it takes no messages of the queue {queue}: it has not looked for {silent:.0f} s")
     return said

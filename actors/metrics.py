@@ -6,13 +6,16 @@ from typing import TYPE_CHECKING
 
 import dramatiq
 
+from actors.settings import settings
 from services.monitoring.run_directory import BASE_VARIABLE, run_directory
 
 if TYPE_CHECKING:
     from services.monitoring.metrics import WorkerMetrics
 
-# dramatiq reads the variable when its middleware is imported, and makes the directory.
+# dramatiq reads these when its middleware is imported, and makes the directory. It knows no variable that is empty.
 os.environ[BASE_VARIABLE] = str(run_directory())
+os.environ["dramatiq_prom_host"] = settings.metrics_host  # noqa: SIM112 - dramatiq's names
+os.environ["dramatiq_prom_port"] = str(settings.worker_metrics_port)  # noqa: SIM112 - the same
 
 from dramatiq.middleware.prometheus import Prometheus
 

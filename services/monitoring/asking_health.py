@@ -76,7 +76,8 @@ def _noted(role: Role, environment: Mapping[str, str]) -> str | None:
     try:
         told = json.loads(path.read_bytes())
         noted = told[role.value]
-        os.kill(told["pid"], 0)
+        with suppress(PermissionError):  # another user's is there, too
+            os.kill(told["pid"], 0)
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return noted if isinstance(noted, str) else None

@@ -20,7 +20,7 @@ from services.monitoring.health import HealthReport
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
-#: How long a client may take over its request and the answer, in seconds.
+#: How long a client may take to say what it wants and, in one piece, to take the answer, in seconds.
 REQUEST_TIMEOUT = 5.0
 #: From one try to have the port to the next, in seconds: whoever is restarted may find the one before still there.
 PORT_INTERVAL = 1.0
@@ -80,7 +80,7 @@ class Endpoint:
 class _Server(ThreadingHTTPServer):
     def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-        #: Until when each client has, on the monotonic clock, in seconds.
+        #: Until when each client has to say what it wants, on the monotonic clock, in seconds.
         self._deadlines: dict[Any, float] = {}
         super().__init__(address, handler)
 
@@ -88,6 +88,11 @@ class _Server(ThreadingHTTPServer):
         """Answer a client in a thread of its own."""
         self._deadlines[request] = time.monotonic() + REQUEST_TIMEOUT
         super().process_request(request, client_address)
+
+    def hear(self, request: Any) -> None:
+        """Note that a client has said what it wants: to answer may take longer."""
+        self._deadlines.pop(request, None)
+        request.settimeout(REQUEST_TIMEOUT)
 
     def shutdown_request(self, request: Any) -> None:
         """Be done with a client."""
@@ -120,6 +125,8 @@ class _Answers(BaseHTTPRequestHandler):
     health: Callable[[], HealthReport]
 
     def do_GET(self) -> None:
+        if isinstance(self.server, _Server):
+            self.server.hear(self.connection)
         path = self.path.partition("?")[0]
         # dramatiq's own endpoint tells them on any path.
         if path in {"/", "/metrics"} and self.registry is not None:

@@ -9,6 +9,7 @@ import fcntl
 import multiprocessing
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -23,7 +24,7 @@ BASE_VARIABLE = "dramatiq_prom_db"
 
 def is_worker_process() -> bool:
     """Return whether this is one of the processes that ``dramatiq actors`` starts: Periodiq or a program is none."""
-    return multiprocessing.parent_process() is not None
+    return multiprocessing.parent_process() is not None and "dramatiq.cli" in sys.modules
 
 
 @cache

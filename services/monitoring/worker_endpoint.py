@@ -1,21 +1,49 @@
-"""The process beside a command's worker processes that answers for them: it still does when they are stuck."""
+"""The process beside a command's worker processes that answers for them: it still does when they are stuck.
+
+dramatiq tells it to end together with the workers, but these may have runs to bring to their end, and figures of them
+that nobody has asked for yet. So it goes on until the last of them has ended; and no longer than whoever started it, so
+that none of a command that was killed answers for the next one.
+"""
+
+import multiprocessing
+import signal
+from functools import partial
+from multiprocessing.connection import wait
+from pathlib import Path
+from threading import Event
 
 from services.logs import configure_logging
 from services.monitoring.endpoint import Endpoint
 from services.monitoring.run_directory import run_directory
 from services.monitoring.worker_health import read_worker_health
+from services.monitoring.worker_state import read_states
 from services.redis_client import connect
-from services.settings import load_settings
+from services.settings import Settings, load_settings
 
 #: How long Redis may take to answer a scrape, in seconds: Prometheus itself waits for ten.
 REDIS_TIMEOUT = 2.0
+#: How often to look whether the workers have ended, in seconds.
+LOOK_INTERVAL = 0.1
 
 
 def serve_worker() -> int:
-    """Serve the metrics and the health of the worker command that started this process, until it is terminated."""
+    """Serve the metrics and the health of the worker command that started this process, until that ends."""
+    told_to_end = Event()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: told_to_end.set())
     settings = load_settings()
     configure_logging(level=settings.log_level, style=settings.log_format)
     directory = run_directory()
+    _endpoint(settings, directory).serve_in_background()
+    parent = multiprocessing.parent_process()
+    commands = [] if parent is None else [parent.sentinel]
+    while not wait(commands, timeout=LOOK_INTERVAL):
+        if told_to_end.is_set() and not read_states(directory):
+            break
+    return 0
+
+
+def _endpoint(settings: Settings, directory: Path) -> Endpoint:
     registry = None
     if settings.enable_metrics:
         from prometheus_client import CollectorRegistry  # noqa: PLC0415 - nobody loads what is turned off
@@ -26,11 +54,10 @@ def serve_worker() -> int:
         registry = CollectorRegistry()
         registry.register(WorkerFiles(directory))
         registry.register(ClusterCollector(connect(settings.broker_url, timeout=REDIS_TIMEOUT)))
-    Endpoint(
+    return Endpoint(
         registry=registry,
-        health=lambda: read_worker_health(directory),
+        health=partial(read_worker_health, directory),
         host=settings.metrics_host,
         port=settings.worker_metrics_port,
         variable="dramatiq_prom_port",
-    ).serve()
-    return 0
+    )

@@ -52,11 +52,11 @@ class WorkerPresence:
         threads = self._threads()
         about = {**self._about, "threads": threads.count, "busy": threads.busy}
         forgotten_after = FORGOTTEN_AFTER // timedelta(milliseconds=1)
-        self._look()
         self._seen(
             keys=[keys.WORKERS, keys.WORKERS_SEEN, keys.QUEUES],
             args=[self._id, json.dumps(about), forgotten_after, *self._queues],
         )
+        self._look()
 
     def leave(self) -> None:
         """Take back that it is there, at its end."""
@@ -70,12 +70,18 @@ class WorkerPresence:
             pipe.time()
             for task in Task:
                 pipe.hgetall(keys.task_key(actor_of(task)))
-            answers: list[Any] = pipe.execute()
+            # A key that somebody made of another type is an error of its own command.
+            answers: list[Any] = pipe.execute(raise_on_error=False)
         at = self._monotonic()
-        (seconds, microseconds), *hashes = answers
+        time_or_error, *hashes = answers
+        if isinstance(time_or_error, redis.RedisError):
+            raise time_or_error
+        seconds, microseconds = time_or_error
         now = datetime.fromtimestamp(seconds, UTC) + timedelta(microseconds=microseconds)
         expected = {}
         for task, values in zip(Task, hashes, strict=True):
+            if isinstance(values, redis.RedisError):
+                continue
             status = task_status(task, actor=actor_of(task), values=values)
             expectation = self._successes.look(status, now=now, at=at)
             if expectation is not None:

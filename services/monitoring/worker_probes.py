@@ -45,7 +45,7 @@ class Probe:
         self._monotonic = monotonic
         self._pending: _Question | None = None
         self._failed: Answer | None = None
-        self._answering_since = monotonic()
+        self._answered = self._answering_since = monotonic()
         self._is_stopped = Event()
         self._thread = Thread(target=self._run, name=f"probe of {name}", daemon=True)
 
@@ -60,11 +60,13 @@ class Probe:
 
     def answer(self) -> Answer:
         """Return whether it answers, as it looks at this moment. Before the first answer it does."""
-        failed, pending = self._failed, self._pending
+        failed, pending, now = self._failed, self._pending, self._monotonic()
         if failed is not None:
             return failed
-        if pending is not None and self._monotonic() - pending.asked > self._patience:
+        if pending is not None and now - pending.asked > self._patience:
             return Answer(answers=False, since=pending.at, reason=f"no answer within {self._patience:.0f} s")
+        if pending is None and now - self._answered > self._interval + 2 * self._patience:
+            return Answer(answers=False, reason="it is not asked any more")
         return Answer()
 
     def answered_for(self) -> float:
@@ -84,6 +86,7 @@ class Probe:
             if self._failed is not None or self._monotonic() - question.asked > self._patience:
                 self._answering_since = self._monotonic()
             self._failed = None
+        self._answered = self._monotonic()
         self._pending = None
 
     def _run(self) -> None:

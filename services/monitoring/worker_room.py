@@ -18,7 +18,11 @@ def make_room(directory: Path) -> None:
     paths = [directory / f"{kind}_{os.getpid()}.db" for kind in _KINDS]
     try:
         for path in paths:
-            path.write_bytes(bytes(ROOM))
+            with path.open("wb") as file:
+                file.write(bytes(ROOM))
+                file.flush()
+                if hasattr(os, "posix_fallocate"):  # what holds zeros only may be kept as a hole
+                    os.posix_fallocate(file.fileno(), 0, ROOM)
     except OSError:
         for path in paths:
             path.unlink(missing_ok=True)

@@ -7,8 +7,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import redis
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, false, select
 
+from models.conversation import conversations
 from services.database import reading
 from services.logs import get_logger
 from services.monitoring.success_watch import SuccessWatch
@@ -21,6 +22,9 @@ from services.schedules import Schedule
 from services.tasks import Task
 
 log = get_logger(__name__)
+
+#: Reads no row, and fails unless the database, the table and the right to read it are there.
+_QUESTION = select(conversations.c.conv_id).where(false())
 
 
 class WorkerWatch:
@@ -80,7 +84,7 @@ class WorkerWatch:
 
     def _ask_database(self) -> None:
         with reading(self._engine()) as connection:
-            connection.execute(select(1))
+            connection.execute(_QUESTION)
 
     def _threads(self) -> Threads:
         return self._threads_now(self._redis.answered_for())

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import urllib.request
@@ -282,3 +283,63 @@ def test_the_backlog_is_measured_by_one_actor_and_a_database_that_is_away_leaves
         wait_for(lambda: not client.hlen("dramatiq:sweeps.msgs"), what="the end of the run")
         assert client.zcard("dramatiq:sweeps.XQ") == 0
         assert "Traceback" not in worker.output
+
+
+def test_the_endpoint_answers_while_the_last_runs_come_to_their_end_and_no_longer(
+    engine: Engine, postgresql_url: str, redis_url: str, tmp_path: Path
+) -> None:
+    make_due(engine, 3)
+    port = str(free_port())
+    variables = {"DATABASE_URL": postgresql_url, "REDIS_URL": redis_url, "dramatiq_prom_port": port}
+    processed = 'background_conversations_processed_total{task_type="idle_conversations"}'
+    with (
+        redis.Redis.from_url(redis_url) as client,
+        engine.connect() as holder,
+        running("dramatiq", "actors", "--processes", "1", directory=tmp_path, variables=variables) as worker,
+    ):
+        holder.execute(text("LOCK TABLE conversation_events IN SHARE MODE"))
+        send_ticks(tmp_path, variables, each=1)
+        wait_for(lambda: client.hget("adjourn:task:process_idle_conversations", "run_started_at"), what="a run")
+        wait_for(lambda: scrape(port), what="metrics")
+        worker.send(signal.SIGTERM)
+
+        def is_ending() -> bool:
+            told = run("adjourn", "health", "worker", directory=tmp_path, variables=variables)
+            return told.returncode == 1 and "is ending" in told.stdout
+
+        wait_for(is_ending, what="word of its ending")
+        assert scrape(port)[processed] == 0
+        holder.rollback()
+        wait_for(lambda: scrape(port).get(processed, 3) == 3, what="the end of the run, counted or gone")
+        assert worker.wait() == 0
+        assert scrape(port) == {}
+
+
+def test_of_a_command_that_was_killed_nobody_answers_for_the_next_one(
+    sqlite_url: str, redis_url: str, tmp_path: Path
+) -> None:
+    port = str(free_port())
+    variables = {"DATABASE_URL": sqlite_url, "REDIS_URL": redis_url, "dramatiq_prom_port": port}
+    with running("dramatiq", "actors", "--processes", "1", directory=tmp_path, variables=variables) as worker:
+        wait_for(lambda: scrape(port), what="metrics")
+        worker.send(signal.SIGKILL)
+        worker.wait()
+        wait_for(lambda: not scrape(port), seconds=5, what="silence")
+
+
+def test_a_port_and_a_host_that_are_set_and_empty_are_not_set(sqlite_url: str, redis_url: str, tmp_path: Path) -> None:
+    variables = {"DATABASE_URL": sqlite_url, "REDIS_URL": redis_url, "dramatiq_prom_port": "", "dramatiq_prom_host": ""}
+    with running("dramatiq", "actors", "--processes", "1", directory=tmp_path, variables=variables) as worker:
+        worker.wait_for_output("Worker process is ready")
+        # Somebody else may have the usual port.
+        wait_for(lambda: re.search(r"metrics and health|the port cannot be used", worker.output), what="the usual port")
+        assert "9191" in worker.output
+        assert "Traceback" not in worker.output
+
+
+def test_a_port_that_is_none_is_one_line(tmp_path: Path) -> None:
+    ended = run("dramatiq", "actors", directory=tmp_path, variables={"dramatiq_prom_port": "many"})
+
+    assert ended.returncode != 0
+    assert "adjourn: dramatiq_prom_port='many'" in ended.stderr
+    assert "Traceback" not in ended.stderr

@@ -45,9 +45,9 @@ def test_a_run_goes_by_the_clock_of_the_database(engine: Engine) -> None:
 
 
 def backlog(engine: Engine, count: int, *, first: int = 1) -> None:
-    """Open conversations that are due from now on."""
+    """Open conversations that have just fallen due. SQLite's clock, which judges that, tells milliseconds only."""
     for number in range(first, first + count):
-        opened(engine, now=datetime.now(UTC) - timedelta(minutes=30), number=number)
+        opened(engine, now=datetime.now(UTC) - timedelta(minutes=30, seconds=1), number=number)
 
 
 def test_a_run_that_met_a_backlog_ends_what_fell_due_meanwhile_too(engine: Engine, redis_url: str) -> None:

@@ -6,19 +6,31 @@ import socket
 from collections.abc import Iterator
 from contextlib import closing
 from http import HTTPStatus
+from threading import Event
 from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.registry import Collector
 
-from services.monitoring.endpoint import Endpoint
+from services.monitoring.endpoint import REQUEST_TIMEOUT, Endpoint
 from services.monitoring.health import HealthReport, HealthStatus, Role
 from tests.support import free_port, wait_for
 
 HEALTHY = HealthReport(role=Role.WORKER, status=HealthStatus.HEALTHY, is_live=True)
 DEGRADED = HealthReport(role=Role.WORKER, status=HealthStatus.DEGRADED, is_live=True, reasons=("no database",))
 STOPPED = HealthReport(role=Role.WORKER, status=HealthStatus.STOPPED, is_live=False, reasons=("it hangs",))
+
+
+class Slow(Collector):
+    """Takes longer to answer than a client may take to ask."""
+
+    def describe(self) -> list[Any]:
+        return []
+
+    def collect(self) -> Iterator[Any]:
+        Event().wait(REQUEST_TIMEOUT + 1.5)
+        yield from ()
 
 
 class Broken(Collector):
@@ -117,6 +129,13 @@ def test_metrics_that_cannot_be_told_are_an_error_and_health_still_is() -> None:
     assert status == HTTPStatus.INTERNAL_SERVER_ERROR
     assert "the files are gone" in text
     assert served.get("/healthz")[0] == HTTPStatus.OK
+
+
+def test_an_answer_may_take_its_time() -> None:
+    registry = CollectorRegistry()
+    registry.register(Slow())
+
+    assert Served(registry).get("/metrics")[0] == HTTPStatus.OK
 
 
 def test_clients_that_say_nothing_or_nonsense_hold_up_nobody(served: Served) -> None:
