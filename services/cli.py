@@ -140,7 +140,7 @@ def status(
     \b
     punctuality  on_time, at_risk (none is overdue, but something is wrong that may make
                  them so), late or unknown
-    problems     worst first: kind, task, scheduler, worker, text; kind is redis_down,
+    problems     worst first: kind, task, scheduler, worker, text; kind is redis_down, redis_full,
                  database_down, no_leader, no_worker, overdue_conversations, no_success,
                  loop_stuck, overdue, not_run, paused, run_failed, worker_gone,
                  dead_letters or trigger_waits

@@ -11,6 +11,8 @@ from typing import Any, Literal, TextIO
 import structlog
 from structlog.typing import Processor
 
+from services.errors import first_line
+
 _SHARED: list[Processor] = [
     structlog.contextvars.merge_contextvars,
     structlog.stdlib.add_log_level,
@@ -44,6 +46,7 @@ def configure_logging(
     logging.getLogger("alembic").setLevel(logging.WARNING)
     for logger in ("periodiq", "dramatiq.worker.WorkerThread"):
         logging.getLogger(logger).addFilter(_quiet_ticks)
+    logging.getLogger("dramatiq.worker.WorkerThread").addFilter(_brief_outages)
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
@@ -69,6 +72,17 @@ def _quiet_ticks(record: logging.LogRecord) -> bool:
     if skipped or str(record.msg).startswith("Scheduling "):
         record.levelno, record.levelname = logging.DEBUG, "DEBUG"
         return logging.getLogger().isEnabledFor(logging.DEBUG)
+    return True
+
+
+def _brief_outages(record: logging.LogRecord) -> bool:
+    """Have a run that failed because the database is away be a line: its traceback says no more, each time anew."""
+    error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
+    # By its name: most processes that log load nothing of a database.
+    is_away = error is not None and any(kind.__name__ == "OperationalError" for kind in type(error).__mro__)
+    if error is not None and is_away and not logging.getLogger().isEnabledFor(logging.DEBUG):
+        record.msg, record.args = f"{record.getMessage().rstrip('.')}: {first_line(error)}", ()
+        record.exc_info = None
     return True
 
 

@@ -44,6 +44,10 @@ class Endpoint:
         port: int,
         variable: str,
     ) -> None:
+        if registry is not None:
+            from services.monitoring.health_metrics import HealthCollector
+
+            registry.register(HealthCollector(health))
         self._handler = _handler(registry, health)
         self._host = host
         self._port = port

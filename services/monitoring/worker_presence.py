@@ -18,8 +18,8 @@ from services.scheduling import keys
 from services.scheduling.scripts import load_script
 from services.tasks import Task
 
-#: After how long of silence a worker process is forgotten.
-FORGOTTEN_AFTER = timedelta(seconds=60)
+#: After how long of silence a worker process is forgotten: a person has to see that it is gone, or hangs.
+FORGOTTEN_AFTER = timedelta(minutes=5)
 
 
 class WorkerPresence:
@@ -52,11 +52,10 @@ class WorkerPresence:
         threads = self._threads()
         about = {**self._about, "threads": threads.count, "busy": threads.busy}
         forgotten_after = FORGOTTEN_AFTER // timedelta(milliseconds=1)
-        self._seen(
-            keys=[keys.WORKERS, keys.WORKERS_SEEN, keys.QUEUES],
-            args=[self._id, json.dumps(about), forgotten_after, *self._queues],
-        )
+        self._seen(keys=[keys.WORKERS, keys.WORKERS_SEEN], args=[self._id, json.dumps(about), forgotten_after])
         self._look()
+        # Last: a Redis that is full refuses this, as it does to give out messages.
+        self._client.sadd(keys.QUEUES, *self._queues)
 
     def leave(self) -> None:
         """Take back that it is there, at its end."""

@@ -78,6 +78,7 @@ def write_state(directory: Path, state: WorkerState) -> None:
         _set_heard(written, state.heard)
         written.replace(path)
     except OSError:
+        directory.mkdir(exist_ok=True)  # somebody took it away
         path.touch()
         _set_heard(path, state.heard)
 

@@ -10,6 +10,7 @@ class ProblemKind(StrEnum):
     """What can be wrong, by a name that does not change, worst first."""
 
     REDIS_DOWN = "redis_down"
+    REDIS_FULL = "redis_full"
     DATABASE_DOWN = "database_down"
     NO_LEADER = "no_leader"
     NO_WORKER = "no_worker"

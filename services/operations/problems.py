@@ -29,6 +29,11 @@ def problems_of(overview: Overview) -> list[Problem]:
 def _of_sources(overview: Overview) -> Iterator[Problem]:
     if overview.redis.state is SourceState.DOWN:
         yield Problem(ProblemKind.REDIS_DOWN, overview.redis.error or "")
+    if overview.status is not None and overview.status.is_full:
+        yield Problem(
+            ProblemKind.REDIS_FULL,
+            "Redis is full: it takes no messages and gives none out; raise its maxmemory, or find what fills it",
+        )
     if overview.database.state is SourceState.DOWN:
         age = overview.backlog_age
         instead = "" if age is None else f"; a worker measured what is due {span(age)} ago"

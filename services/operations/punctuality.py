@@ -11,6 +11,7 @@ from services.tasks import Task
 _DELAYING = frozenset(
     {
         ProblemKind.REDIS_DOWN,
+        ProblemKind.REDIS_FULL,
         ProblemKind.DATABASE_DOWN,
         ProblemKind.NO_LEADER,
         ProblemKind.NO_WORKER,

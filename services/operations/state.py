@@ -186,6 +186,8 @@ class Status:
     backlog: Backlog | None
     #: How long silence is no sign of trouble: a lease and a little more.
     patience: timedelta
+    #: Whether Redis has no memory left, so that it refuses messages.
+    is_full: bool = False
 
     @property
     def lacks_workers(self) -> bool:

@@ -70,6 +70,7 @@ def read_status(*, client: redis.Redis) -> Status:
     # No transaction: a Redis that is full refuses those, even when they only read.
     with client.pipeline(transaction=False) as pipe:
         pipe.time()
+        pipe.info("memory")
         pipe.hgetall(keys.LEASE)
         pipe.pttl(keys.LEASE)
         pipe.get(keys.TERM)
@@ -81,7 +82,7 @@ def read_status(*, client: redis.Redis) -> Status:
         pipe.hgetall(keys.BACKLOG)
         for task in Task:
             pipe.hgetall(keys.task_key(actor_of(task)))
-        (seconds, microseconds), lease, remaining, term, *rest = _answers(pipe)
+        (seconds, microseconds), memory, lease, remaining, term, *rest = _answers(pipe)
     members, seen, workers, workers_seen, queues, backlog, *tasks = rest
     now = datetime.fromtimestamp(seconds, UTC) + timedelta(microseconds=microseconds)
     said = _said(members)
@@ -100,12 +101,18 @@ def read_status(*, client: redis.Redis) -> Status:
         queues=_read_queues(client, sorted(queues or ())),
         backlog=backlog_of(backlog or {}),
         patience=patience,
+        is_full=_is_full(memory or {}),
     )
 
 
 def _answers(pipe: Pipeline) -> list[Any]:
     """Return what Redis answers; None where somebody made a key of another type, an error of its own command."""
     return [None if isinstance(one, redis.ResponseError) else one for one in pipe.execute(raise_on_error=False)]
+
+
+def _is_full(memory: Mapping[str, Any]) -> bool:
+    limit = memory.get("maxmemory") or 0
+    return memory.get("maxmemory_policy") == "noeviction" and 0 < limit < memory.get("used_memory", 0)
 
 
 def _said(members: Mapping[bytes, bytes] | None) -> _Said:

@@ -136,7 +136,7 @@ def presence(client: redis.Redis, **given: Any) -> WorkerPresence:
     return WorkerPresence(client, **arguments | given)
 
 
-def test_redis_is_told_who_works_and_forgets_who_has_been_silent_for_a_minute(client: redis.Redis) -> None:
+def test_redis_is_told_who_works_and_forgets_who_has_been_silent_for_five_minutes(client: redis.Redis) -> None:
     one, other = presence(client), presence(client, pid=12)
     one.tell()
     other.tell()
@@ -153,7 +153,7 @@ def test_redis_is_told_who_works_and_forgets_who_has_been_silent_for_a_minute(cl
     assert set(client.zrange(keys.WORKERS_SEEN, 0, -1)) == set(ids.values())
     assert client.smembers(keys.QUEUES) == {b"sweeps", b"drains"}
 
-    for pid, seconds_ago in ((11, 61), (12, 59)):
+    for pid, seconds_ago in ((11, 301), (12, 299)):
         client.zadd(keys.WORKERS_SEEN, {ids[pid]: now_in_redis(client) - seconds_ago * 1000})
     three = presence(client, pid=13)
     three.tell()
@@ -185,6 +185,26 @@ def test_the_success_that_counts_is_the_one_that_redis_has(client: redis.Redis) 
     client.hset(IDLE_KEY, mapping={"paused_at": now, "paused_by": "ann"})
     here.tell()
     assert here.expected == {}
+
+
+def test_a_redis_that_is_full_cannot_be_used_and_knows_the_worker_all_the_same(tmp_path: Path) -> None:
+    with redis_server_with(tmp_path) as server, connect(server.url, timeout=5) as client:
+        client.config_set("maxmemory", 1)
+
+        with pytest.raises(redis.ResponseError, match="maxmemory"):
+            presence(client).tell()
+        status = read_status(client=client)
+        assert [worker.is_alive for worker in status.workers] == [True]
+        assert status.is_full
+
+
+def test_the_key_of_one_task_costs_no_worker_its_place(client: redis.Redis) -> None:
+    client.set(IDLE_KEY, "somebody else's")
+
+    here = presence(client)
+    here.tell()
+    assert here.expected == {}
+    assert [worker.is_alive for worker in read_status(client=client).workers] == [True]
 
 
 def test_a_redis_that_refuses_to_write_is_none_that_can_be_used(client: redis.Redis) -> None:

@@ -317,6 +317,17 @@ def test_a_question_that_hangs_counts_as_no_answer_from_the_moment_it_was_asked(
     assert probe.answered_for() == 3
 
 
+def test_a_question_that_is_not_asked_any_more_is_no_answer() -> None:
+    clock = [0.0]
+    probe = Probe(lambda: None, name="it", interval=5, patience=5, monotonic=lambda: clock[0])
+    probe.ask()
+
+    clock[0] = 15.0
+    assert probe.answer().answers
+    clock[0] = 15.1
+    assert not probe.answer().answers
+
+
 def test_failures_in_a_row_are_one_trouble_with_its_latest_reason_until_an_answer() -> None:
     answers: list[Exception | None] = [OSError("refused\nand more"), ValueError("not now"), None]
 

@@ -4,6 +4,7 @@ import logging
 from typing import Any
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from services.logs import configure_logging, get_logger
 
@@ -120,3 +121,26 @@ def test_periodiqs_line_a_tick_is_for_debugging(stream: io.StringIO, level: str,
     logging.getLogger("periodiq").info("Starting")
 
     assert [line["message"] for line in written(stream)] == said
+
+
+AWAY = OperationalError("SELECT 1", {}, OSError("100% refused\nis it running?"))
+
+
+@pytest.mark.parametrize(
+    ("level", "error", "message", "traceback"),
+    [
+        ("INFO", AWAY, "failed to process sweep(): 100% refused", None),
+        ("DEBUG", AWAY, "failed to process sweep().", "100% refused"),
+        ("INFO", ValueError("ours"), "failed to process sweep().", "ValueError: ours"),
+    ],
+)
+def test_a_run_that_failed_because_the_database_is_away_is_a_line_unless_for_debugging(
+    stream: io.StringIO, level: str, error: Exception, message: str, traceback: str | None
+) -> None:
+    configure_logging(level=level, style="json", stream=stream)
+
+    logging.getLogger("dramatiq.worker.WorkerThread").error("failed to process %s.", "sweep()", exc_info=error)
+
+    (line,) = written(stream)
+    assert line["message"] == message
+    assert traceback in line["exception"] if traceback else "exception" not in line

@@ -10,8 +10,10 @@ local function leads(lease, holder, term)
     return held[1] == holder and held[2] == term
 end
 
--- Note that a scheduler lives, and forget those not heard of for long.
+-- Note that a scheduler or a worker lives, and forget those not heard of for long.
 local function be_seen(members, seen, holder, about, now, forget_after)
+    -- First, because a Redis that is full allows this: then the rest of the script, too.
+    redis.call('ZREM', seen, '')
     redis.call('HSET', members, holder, about)
     redis.call('ZADD', seen, now, holder)
     for _, gone in ipairs(redis.call('ZRANGEBYSCORE', seen, '-inf', now - forget_after)) do

@@ -4,7 +4,6 @@
 
 local time = redis.call('TIME')
 local held = leads(KEYS[1], ARGV[1], ARGV[2]) and 1 or 0
--- First, because a Redis that is full allows this: then the rest of the script, too.
 if held == 1 then
     redis.call('PEXPIRE', KEYS[1], ARGV[3])
 end
