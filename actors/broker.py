@@ -23,13 +23,13 @@ from actors.ticks import TickMiddleware, is_tick
 from services.errors import DataDirectoryError
 from services.logs import configure_logging, get_logger
 from services.monitoring.run_directory import is_worker_process, run_directory
-from services.monitoring.tally import RunTally
 from services.monitoring.worker_room import make_room
 from services.redis_client import connect
 from services.scheduling.queue import Push
 from services.scheduling.runs import RunRecord
 from services.scheduling.scheduler import Scheduler
 from services.settings import unknown_variables
+from services.tally import RunTally
 
 if TYPE_CHECKING:
     from actors.metrics import Metrics

@@ -13,10 +13,10 @@ from dramatiq.middleware import Middleware
 from sqlalchemy import Engine
 
 from actors.ticks import DEFAULT_TIME_LIMIT
-from services.monitoring.tally import RunTally
 from services.monitoring.worker_state import Threads
 from services.monitoring.worker_watch import WorkerWatch
 from services.settings import Settings
+from services.tally import RunTally
 from services.tasks import Task
 
 #: How much longer than its limit a run may go on before that is said, in seconds: dramatiq interrupts it between two

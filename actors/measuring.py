@@ -12,11 +12,11 @@ from actors.conversations import SWEEPS_QUEUE
 from actors.engine import get_engine
 from actors.scheduler import Scheduled
 from actors.settings import settings
+from services.cluster.backlog_record import BacklogRecord
 from services.errors import first_line
 from services.logs import get_logger
 from services.monitoring import backlog_measurement
 from services.monitoring.backlog_measurement import DEFAULT_BUDGET
-from services.monitoring.backlog_record import BacklogRecord
 from services.schedules import Every
 
 #: How old the figures are, at most, in seconds: as often as Prometheus usually asks.

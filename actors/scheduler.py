@@ -44,7 +44,7 @@ def start_scheduler() -> Scheduler:
 def _serve(scheduler: Scheduler) -> None:
     registry = None
     if settings.enable_metrics:
-        from services.monitoring.cluster import ClusterCollector  # noqa: PLC0415 - workers load this module, too early
+        from services.monitoring.cluster_metrics import ClusterCollector  # noqa: PLC0415 - workers load this module, too early
 
         registry = scheduler.metrics.registry
         registry.register(ClusterCollector(connect(settings.broker_url, timeout=SCHEDULER_TIMEOUT)))

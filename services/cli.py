@@ -247,8 +247,8 @@ def health(
     It asks where dramatiq_prom_port (9191) and BACKGROUND_TASK_SCHEDULER_METRICS_PORT (9192) say, or where an adjourn
     run in ADJOURN_DATA_DIR has written that it is.
     """
-    from services.monitoring.health import Role
-    from services.monitoring.health_shown import print_health
+    from services.health import Role
+    from services.operations.health_report import print_health
 
     if url is not None and role is None:
         raise typer.BadParameter("--url is where one of them answers: name worker or scheduler")

@@ -14,3 +14,8 @@ class Task(StrEnum):
 
     IDLE = "idle_conversations"
     EXPIRED = "expired_conversations"
+
+
+def actor_of(task: Task) -> str:
+    """Return the name of the actor that does ``task``."""
+    return f"process_{task}"

@@ -6,11 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 from services.backlog import Backlog, TaskBacklog
-from services.errors import without_password
-from services.operations.overview import Clock, Overview, Source, SourceState
-from services.operations.problem import ProblemKind
-from services.operations.problems import problems_of
-from services.operations.state import (
+from services.cluster.state import (
     ClaimedSlot,
     Leader,
     QueueStatus,
@@ -22,6 +18,10 @@ from services.operations.state import (
     TaskStatus,
     WorkerStatus,
 )
+from services.errors import without_password
+from services.operations.overview import Clock, Overview, Source, SourceState
+from services.operations.problem import ProblemKind
+from services.operations.problems import problems_of
 from services.operations.status_report import print_screen
 from services.scheduling.queue import Outcome
 from services.tasks import Task

@@ -19,9 +19,9 @@ from services.embedded.child import Child, find_command
 from services.embedded.data_directory import hold_data_directory, prepare_data_directory
 from services.embedded.redis_server import REDIS_DIRECTORY, PrivateRedis
 from services.errors import SettingsError
+from services.health import Role
 from services.logs import get_logger
-from services.monitoring.asking_health import ENDPOINTS_FILE, base_url
-from services.monitoring.health import Role
+from services.monitoring.addresses import ENDPOINTS_FILE, base_url
 from services.monitoring.run_directory import BASE_VARIABLE as RUNS_VARIABLE
 from services.redis_client import ANSWER_TIMEOUT, check_redis, connect
 from services.scheduling.lease import forget_schedulers

@@ -14,8 +14,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
+from services.health import HealthReport
 from services.logs import get_logger
-from services.monitoring.health import HealthReport
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry

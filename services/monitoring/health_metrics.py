@@ -6,7 +6,7 @@ from prometheus_client import Metric
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from services.monitoring.health import HealthReport
+from services.health import HealthReport
 
 
 class HealthCollector(Collector):

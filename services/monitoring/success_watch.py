@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 
+from services.cluster.state import RunOutcome, TaskStatus
 from services.monitoring.worker_state import Expectation
-from services.operations.state import RunOutcome, TaskStatus
-from services.operations.wording import clock
 from services.schedules import Schedule
 from services.tasks import Task
+from services.wording import clock
 
 #: How many slots of its schedule may pass without a success,
 SLOTS = 3

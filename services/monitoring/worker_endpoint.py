@@ -48,7 +48,7 @@ def _endpoint(settings: Settings, directory: Path) -> Endpoint:
     if settings.enable_metrics:
         from prometheus_client import CollectorRegistry  # noqa: PLC0415 - nobody loads what is turned off
 
-        from services.monitoring.cluster import ClusterCollector  # noqa: PLC0415 - the same
+        from services.monitoring.cluster_metrics import ClusterCollector  # noqa: PLC0415 - the same
         from services.monitoring.worker_files import WorkerFiles  # noqa: PLC0415 - the same
 
         registry = CollectorRegistry()

@@ -9,7 +9,7 @@ import time
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
-from services.monitoring.health import HealthReport, HealthStatus, ProcessHealth, Role, TaskCounts, describe_trouble
+from services.health import HealthReport, HealthStatus, ProcessHealth, Role, TaskCounts, describe_trouble
 from services.monitoring.worker_state import WorkerState, frozen_among, read_states
 from services.tasks import Task
 

@@ -10,13 +10,12 @@ from typing import Any
 
 import redis
 
+from services.cluster.task_hash import task_status
 from services.monitoring.success_watch import SuccessWatch
 from services.monitoring.worker_state import Expectation, Threads
-from services.operations.status import actor_of
-from services.operations.task_hash import task_status
 from services.scheduling import keys
 from services.scheduling.scripts import load_script
-from services.tasks import Task
+from services.tasks import Task, actor_of
 
 #: After how long of silence a worker process is forgotten: a person has to see that it is gone, or hangs.
 FORGOTTEN_AFTER = timedelta(minutes=5)

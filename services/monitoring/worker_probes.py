@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from threading import Event, Thread
 
 from services.errors import first_line
-from services.monitoring.health import Answer
+from services.health import Answer
 
 #: From the end of one question to the next, in seconds.
 PROBE_INTERVAL = 5.0

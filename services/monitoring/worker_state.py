@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from services.monitoring.health import Answer, TaskCounts
+from services.health import Answer, TaskCounts
 from services.tasks import Task
 
 #: How often it does, in seconds.

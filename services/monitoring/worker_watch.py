@@ -13,12 +13,12 @@ from models.conversation import conversations
 from services.database import reading
 from services.logs import get_logger
 from services.monitoring.success_watch import SuccessWatch
-from services.monitoring.tally import RunTally
 from services.monitoring.worker_beat import WorkerBeat
 from services.monitoring.worker_presence import WorkerPresence
 from services.monitoring.worker_probes import PATIENCE, Probe
 from services.monitoring.worker_state import Threads, WorkerState
 from services.schedules import Schedule
+from services.tally import RunTally
 from services.tasks import Task
 
 log = get_logger(__name__)

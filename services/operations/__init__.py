@@ -1,1 +1,1 @@
-"""What a person sees of the schedulers from outside, and asks of them while they run."""
+"""What a person sees of it all from outside while it runs, and asks of it."""

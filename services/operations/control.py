@@ -13,12 +13,17 @@ from datetime import datetime
 
 import redis
 
+from services.cluster.state import (
+    Asked,
+    Status,
+    Trigger,
+)
+from services.cluster.status import read_status
 from services.errors import InvalidValueError
-from services.operations.status import Asked, Status, Trigger, actor_of, read_status
-from services.operations.values import instant_of, text_of
 from services.scheduling import keys
 from services.scheduling.scripts import load_script
-from services.tasks import Task
+from services.tasks import Task, actor_of
+from services.values import instant_of, text_of
 
 #: How often to look whether a request was carried out, in seconds.
 LOOK_INTERVAL = 0.05

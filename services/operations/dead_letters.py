@@ -7,9 +7,9 @@ from typing import Any
 
 import redis
 
-from services.operations.values import LONGEST_TEXT, instant_of, integer_of, object_of, text_of, written_instant_of
 from services.scheduling import keys
 from services.scheduling.failures import FailureNotes
+from services.values import LONGEST_TEXT, instant_of, integer_of, object_of, text_of, written_instant_of
 
 #: How long dramatiq keeps a dead letter, unless its broker is told otherwise; it is gone some time after that.
 KEPT_FOR = timedelta(days=7)

@@ -22,8 +22,8 @@ from services.operations.dead_letters import (
 )
 from services.operations.dead_letters_control import Act, Outcome, act_on, act_on_all, drop, requeue
 from services.operations.dead_letters_shown import letter_lines, letter_object, letters_object, table_lines
-from services.operations.values import text_of
 from services.settings import load_settings
+from services.values import text_of
 
 #: How many of the letters that an id may mean are named.
 _MOST_NAMED = 5

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
 from services.operations.dead_letters import Address, DeadLetter, DeadLetters
-from services.operations.values import text_of
-from services.operations.wording import clock, distance, instant, place
+from services.values import text_of
+from services.wording import clock, distance, instant, place
 
 #: How much of an id is shown to people. Of a UUID, that is 48 random bits: of 100,000 letters, no two are likely to
 #: share them.

@@ -5,9 +5,8 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from services.backlog import UNKNOWN, Backlog, TaskBacklog
-from services.operations.state import Status, TaskStatus
-from services.operations.status import actor_of
-from services.tasks import Task
+from services.cluster.state import Status, TaskStatus
+from services.tasks import Task, actor_of
 
 
 class SourceState(StrEnum):

@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from datetime import timedelta
 
+from services.cluster.state import SchedulerState, Status
 from services.operations.overview import Overview, SourceState
 from services.operations.problem import Problem, ProblemKind
-from services.operations.state import SchedulerState, Status
 from services.operations.task_problems import OVERDUE_INTERVALS, problems_of_task
-from services.operations.wording import how_many, instant, place, span
 from services.tasks import Task
+from services.wording import how_many, instant, place, span
 
 #: After which a conversation is overdue when nobody knows the interval of its task.
 OVERDUE_AFTER = timedelta(minutes=3)

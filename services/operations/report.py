@@ -11,9 +11,9 @@ from services.operations.control import (
     wait_for_trigger,
     who_asks,
 )
-from services.operations.wording import instant, place
 from services.settings import load_settings
 from services.tasks import Task
+from services.wording import instant, place
 
 
 def print_pause(name: str) -> None:

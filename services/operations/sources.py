@@ -11,6 +11,10 @@ from typing import TYPE_CHECKING
 import redis
 
 from services.backlog import Backlog
+from services.cluster.state import (
+    Status,
+)
+from services.cluster.status import read_status
 from services.errors import (
     DatabaseNotMigratedError,
     DatabaseUnavailableError,
@@ -19,7 +23,6 @@ from services.errors import (
     without_password,
 )
 from services.operations.asking import connect_to_ask, redis_url_to_ask
-from services.operations.status import Status, read_status
 from services.redis_client import ANSWER_TIMEOUT
 from services.settings import Settings
 

@@ -3,11 +3,7 @@
 import json
 from datetime import UTC, datetime, timedelta
 
-from services.operations.overview import Overview, Source
-from services.operations.problem import Problem
-from services.operations.problems import problems_of
-from services.operations.punctuality import punctuality_of
-from services.operations.state import (
+from services.cluster.state import (
     Leader,
     QueueStatus,
     SchedulerStatus,
@@ -15,6 +11,10 @@ from services.operations.state import (
     Trigger,
     WorkerStatus,
 )
+from services.operations.overview import Overview, Source
+from services.operations.problem import Problem
+from services.operations.problems import problems_of
+from services.operations.punctuality import punctuality_of
 from services.operations.task_problems import is_overdue
 
 

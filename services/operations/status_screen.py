@@ -7,13 +7,13 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from services.cluster.state import SchedulerState, SchedulerStatus, Status, WorkerStatus
 from services.operations.overview import Clock, Overview, SourceState
 from services.operations.problems import problems_of
 from services.operations.punctuality import Punctuality, punctuality_of
-from services.operations.state import SchedulerState, SchedulerStatus, Status, WorkerStatus
 from services.operations.task_rows import task_rows
-from services.operations.wording import distance, how_many, place, shorten, span
 from services.tasks import Task
+from services.wording import distance, how_many, place, shorten, span
 
 #: As wide as the longest label, so that all blocks have one edge.
 _LABEL_WIDTH = 13

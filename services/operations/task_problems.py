@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from datetime import timedelta
 
+from services.cluster.state import RunOutcome, Status, TaskStatus
 from services.operations.problem import Problem, ProblemKind
-from services.operations.state import RunOutcome, Status, TaskStatus
-from services.operations.wording import instant, span
+from services.wording import instant, span
 
 #: So many intervals of its task without a run, a conversation is overdue, or success is.
 OVERDUE_INTERVALS = 3

@@ -5,13 +5,13 @@ from datetime import datetime, timedelta
 
 from rich.text import Text
 
+from services.cluster.state import Asked, RunOutcome, Status, TaskStatus, Trigger
 from services.operations.overview import Overview
 from services.operations.problem import ProblemKind
 from services.operations.problems import problems_of
-from services.operations.state import Asked, RunOutcome, Status, TaskStatus, Trigger
 from services.operations.task_problems import is_overdue
-from services.operations.wording import clock, distance, how_many, span
 from services.tasks import Task
+from services.wording import clock, distance, how_many, span
 
 _NOTHING = "-"
 _UNKNOWN = "unknown"

@@ -10,8 +10,8 @@ from queue import Empty, SimpleQueue
 import redis
 
 from services.errors import first_line
+from services.health import Answer
 from services.logs import get_logger
-from services.monitoring.health import Answer
 from services.scheduling import keys
 from services.scheduling.lease import Lease
 

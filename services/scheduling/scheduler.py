@@ -15,21 +15,20 @@ import redis
 from redis.commands.core import Script
 
 from services.errors import first_line
+from services.health import HealthReport
 from services.logs import get_logger
-from services.monitoring.health import HealthReport
-from services.monitoring.scheduler_health import SchedulerFacts, judge_scheduler
-from services.monitoring.tally import RunTally
-from services.operations.status import actor_of
 from services.redis_client import unsafe_for_claims
 from services.schedules import Schedule
 from services.scheduling import keys
 from services.scheduling.clock import RedisClock
 from services.scheduling.election import Election
+from services.scheduling.health import SchedulerFacts, judge_scheduler
 from services.scheduling.lease import Lease
 from services.scheduling.loop_watch import LoopWatch
 from services.scheduling.metrics import SchedulerMetrics
 from services.scheduling.queue import FencedQueue, Outcome, Push, Tick
-from services.tasks import Task
+from services.tally import RunTally
+from services.tasks import Task, actor_of
 
 #: How late Periodiq's loop may be before a renewal sends in its place, and what it sends counts as caught up.
 LATE = timedelta(seconds=1)

@@ -11,8 +11,14 @@ from typing import Any
 import pytest
 import redis
 
+from services.cluster.state import (
+    Leader,
+    SchedulerState,
+    Status,
+    TaskStatus,
+)
+from services.cluster.status import read_status
 from services.embedded.redis_server import PrivateRedis
-from services.operations.status import Leader, SchedulerState, Status, TaskStatus, read_status
 from services.scheduling.keys import MEMBERS, SEEN, task_key
 from tests.acceptance.commands import Command, run, running
 from tests.support import wait_for

@@ -14,9 +14,9 @@ from sqlalchemy.exc import DBAPIError
 
 from benchmarks.statements import statements_of
 from services.backlog import UNKNOWN, Backlog, TaskBacklog
+from services.cluster.backlog_record import LIFETIME, BacklogRecord
 from services.database import create_database_engine, current_time, open_session, reading
 from services.monitoring.backlog_measurement import measure_backlog
-from services.monitoring.backlog_record import LIFETIME, BacklogRecord
 from services.redis_client import connect
 from services.scheduling import keys
 from services.sweeps import find_expired_conversations, find_idle_conversations
@@ -423,6 +423,6 @@ def test_a_gauge_is_zero_when_nothing_is_due_and_absent_when_nobody_knows(
 
 
 def test_who_reads_the_record_loads_nothing_of_a_database() -> None:
-    script = "import sys, services.monitoring.backlog_record; print('sqlalchemy' in sys.modules)"
+    script = "import sys, services.cluster.backlog_record; print('sqlalchemy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "False"

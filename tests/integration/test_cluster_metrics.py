@@ -8,8 +8,8 @@ import redis
 from prometheus_client import CollectorRegistry
 
 from services.backlog import UNKNOWN, Backlog, TaskBacklog
-from services.monitoring.backlog_record import BacklogRecord
-from services.monitoring.cluster import ClusterCollector
+from services.cluster.backlog_record import BacklogRecord
+from services.monitoring.cluster_metrics import ClusterCollector
 from services.redis_client import connect
 from services.scheduling import keys
 from services.scheduling.runs import RunRecord

@@ -13,8 +13,8 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.registry import Collector
 
+from services.health import HealthReport, HealthStatus, Role
 from services.monitoring.endpoint import REQUEST_TIMEOUT, Endpoint
-from services.monitoring.health import HealthReport, HealthStatus, Role
 from tests.support import free_port, wait_for
 
 HEALTHY = HealthReport(role=Role.WORKER, status=HealthStatus.HEALTHY, is_live=True)

@@ -9,6 +9,11 @@ from typing import Any, TypeVar
 import pytest
 import redis
 
+from services.cluster.state import (
+    Asked,
+    TaskStatus,
+)
+from services.cluster.status import read_status
 from services.errors import InvalidValueError
 from services.operations.control import (
     find_task,
@@ -19,9 +24,8 @@ from services.operations.control import (
     who_asks,
 )
 from services.operations.report import print_pause, print_resume, print_trigger
-from services.operations.status import Asked, TaskStatus, actor_of, read_status
 from services.scheduling import keys
-from services.tasks import Task
+from services.tasks import Task, actor_of
 from tests.support import wait_for
 
 T = TypeVar("T")

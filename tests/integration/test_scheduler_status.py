@@ -12,12 +12,8 @@ import pytest
 import redis
 import time_machine
 
-from services.embedded.redis_server import PrivateRedis
-from services.errors import RedisUnavailableError
-from services.monitoring.backlog_record import BacklogRecord
-from services.operations.asking import asking, redis_url_to_ask
-from services.operations.problems import problems_of
-from services.operations.status import (
+from services.cluster.backlog_record import BacklogRecord
+from services.cluster.state import (
     Asked,
     ClaimedSlot,
     QueueStatus,
@@ -28,14 +24,17 @@ from services.operations.status import (
     TaskStatus,
     Trigger,
     WorkerStatus,
-    actor_of,
-    read_status,
 )
+from services.cluster.status import read_status
+from services.embedded.redis_server import PrivateRedis
+from services.errors import RedisUnavailableError
+from services.operations.asking import asking, redis_url_to_ask
+from services.operations.problems import problems_of
 from services.operations.status_json import json_text
 from services.scheduling import keys
 from services.scheduling.queue import Outcome
 from services.settings import load_settings
-from services.tasks import Task
+from services.tasks import Task, actor_of
 from tests.servers import redis_server_with
 from tests.statuses import BACKLOG, SECOND, overview_of, screen
 from tests.support import NOON

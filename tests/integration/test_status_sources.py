@@ -13,10 +13,10 @@ import pytest
 import redis
 from sqlalchemy import Engine, text
 
+from services.cluster.backlog_record import BacklogRecord
 from services.database import create_database_engine
 from services.embedded.redis_server import PrivateRedis
 from services.errors import DatabaseUnavailableError, RedisUnavailableError
-from services.monitoring.backlog_record import BacklogRecord
 from services.operations.inquiry import Inquiry, NoAnswerError
 from services.operations.lookout import Lookout
 from services.operations.overview import Clock, Overview, SourceState

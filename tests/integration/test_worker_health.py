@@ -18,14 +18,13 @@ import redis
 from sqlalchemy import Engine
 
 from actors.health import WorkerHealth
+from services.cluster.status import read_status
 from services.database import create_database_engine
-from services.monitoring.health import HealthReport, HealthStatus, Role
+from services.health import HealthReport, HealthStatus, Role
 from services.monitoring.success_watch import SuccessWatch
-from services.monitoring.tally import RunTally
 from services.monitoring.worker_health import read_worker_health
 from services.monitoring.worker_presence import WorkerPresence
 from services.monitoring.worker_state import Threads, read_states, state_file
-from services.operations.status import actor_of, read_status
 from services.redis_client import connect
 from services.schedules import Every
 from services.scheduling import keys
@@ -35,7 +34,8 @@ from services.scheduling.lease import Lease
 from services.scheduling.queue import TRIES
 from services.scheduling.scheduler import Scheduler
 from services.settings import load_settings
-from services.tasks import Task
+from services.tally import RunTally
+from services.tasks import Task, actor_of
 from tests.schedulers import broker_on, campaigning, messages, scheduler_of, working
 from tests.servers import redis_server_with, relay_to
 from tests.support import NOON, wait_for

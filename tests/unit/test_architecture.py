@@ -33,6 +33,34 @@ def test_a_layer_imports_nothing_from_above(layer: str) -> None:
         assert not imported_packages(source) & FORBIDDEN[layer], source
 
 
+#: The packages of services/, each of which may import those before it, and the modules beside them. All import those.
+ORDER = ["scheduling", "cluster", "monitoring", "embedded", "operations", "simulation", "demo"]
+#: What puts all of it together.
+OUTERMOST = {"cli.py", "cycle.py"}
+
+
+def imported_modules(source: Path) -> set[str]:
+    nodes = [node for node in ast.walk(ast.parse(source.read_text())) if isinstance(node, ast.ImportFrom)]
+    return {f"{node.module}.{alias.name}" for node in nodes for alias in node.names}
+
+
+@pytest.mark.parametrize("package", ORDER)
+def test_a_package_of_services_imports_none_that_is_built_on_it(package: str) -> None:
+    later = tuple(f"services.{other}." for other in ORDER[ORDER.index(package) + 1 :])
+    sources = list((PROJECT / "services" / package).rglob("*.py"))
+    assert sources
+    for source in sources:
+        assert not [module for module in imported_modules(source) if f"{module}.".startswith(later)], source
+
+
+def test_the_modules_of_services_import_no_package_of_it() -> None:
+    packages = tuple(f"services.{package}." for package in ORDER)
+    for source in (PROJECT / "services").glob("*.py"):
+        if source.name not in OUTERMOST:
+            assert not [module for module in imported_modules(source) if f"{module}.".startswith(packages)], source
+    assert {path.name for path in (PROJECT / "services").iterdir() if (path / "__init__.py").exists()} == set(ORDER)
+
+
 @pytest.mark.parametrize(
     "arguments", [["--help"], ["status", "--help"], ["pause", "idle"], ["trigger", "expired"], ["dead-letters", "list"]]
 )

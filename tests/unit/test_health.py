@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 from actors.health import LOOK_TIMEOUT, OVERRUN, Run, threads_of
-from services.monitoring.asking_health import base_url
-from services.monitoring.health import Answer, Failure, HealthReport, Role, TaskCounts, describe_trouble
-from services.monitoring.scheduler_health import LEADERLESS, SchedulerFacts, judge_scheduler
+from services.cluster.state import Asked, ClaimedSlot, RunOutcome, TaskStatus
+from services.cluster.state import Run as LastRun
+from services.health import Answer, Failure, HealthReport, Role, TaskCounts, describe_trouble
+from services.monitoring.addresses import base_url
 from services.monitoring.success_watch import SuccessWatch, late_from
-from services.monitoring.tally import RunTally
 from services.monitoring.worker_health import SILENCE, judge_worker
 from services.monitoring.worker_probes import PATIENCE, Probe
 from services.monitoring.worker_state import (
@@ -32,9 +32,9 @@ from services.monitoring.worker_state import (
     state_file,
     write_state,
 )
-from services.operations.state import Asked, ClaimedSlot, RunOutcome, TaskStatus
-from services.operations.state import Run as LastRun
 from services.schedules import Cron, Every
+from services.scheduling.health import LEADERLESS, SchedulerFacts, judge_scheduler
+from services.tally import RunTally
 from services.tasks import Task
 from tests.support import NOON, wait_for
 
@@ -696,9 +696,9 @@ def test_an_adjourn_run_on_other_ports_is_found_unless_the_environment_names_one
 
 
 def test_the_command_loads_little_before_a_scheduler_does_not_answer() -> None:
-    script = "import sys, services.cli, services.monitoring.health_shown; print(*sys.modules)"
+    script = "import sys, services.cli, services.operations.health_report; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=PROJECT)
 
     loaded = set(done.stdout.split())
-    assert "services.monitoring.asking_health" in loaded
+    assert "services.operations.asking_health" in loaded
     assert not loaded & {"sqlalchemy", "sqlmodel", "dramatiq", "redis", "pydantic", "structlog", "prometheus_client"}

@@ -7,11 +7,7 @@ from typing import Any
 import pytest
 
 from services.backlog import UNKNOWN, TaskBacklog
-from services.operations.overview import SourceState
-from services.operations.problem import ProblemKind
-from services.operations.problems import problems_of
-from services.operations.punctuality import Punctuality, punctuality_of
-from services.operations.status import (
+from services.cluster.state import (
     Asked,
     ClaimedSlot,
     QueueStatus,
@@ -21,6 +17,10 @@ from services.operations.status import (
     SchedulerStatus,
     Trigger,
 )
+from services.operations.overview import SourceState
+from services.operations.problem import ProblemKind
+from services.operations.problems import problems_of
+from services.operations.punctuality import Punctuality, punctuality_of
 from services.scheduling.queue import Outcome
 from services.tasks import Task
 from tests.statuses import (

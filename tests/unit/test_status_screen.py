@@ -10,8 +10,7 @@ import pytest
 from rich.console import Console
 
 from services.backlog import TaskBacklog
-from services.operations.overview import Clock, Overview, SourceState
-from services.operations.state import (
+from services.cluster.state import (
     Asked,
     ClaimedSlot,
     QueueStatus,
@@ -23,11 +22,12 @@ from services.operations.state import (
     Trigger,
     WorkerStatus,
 )
+from services.operations.overview import Clock, Overview, SourceState
 from services.operations.status_json import json_text
 from services.operations.status_screen import draw_screen
-from services.operations.wording import shorten, span
 from services.scheduling.queue import Outcome
 from services.tasks import Task
+from services.wording import shorten, span
 from tests.statuses import BACKLOG, SCHEDULER, SECOND, STATUS, TASK, WORKER, due_for, overview_of, screen, with_task
 from tests.support import NOON
 

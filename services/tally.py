@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from threading import Lock
 
 from services.errors import first_line
-from services.monitoring.health import Failure, TaskCounts
+from services.health import Failure, TaskCounts
 from services.tasks import Task
 
 

@@ -7,9 +7,9 @@ from typing import Any
 from redis import Redis
 
 from services.backlog import Backlog, TaskBacklog
-from services.operations.values import duration_of, instant_of, integer_of
 from services.scheduling import keys
 from services.tasks import Task
+from services.values import duration_of, instant_of, integer_of
 
 #: After this time a measurement is no longer what anybody should go by. It is taken every 15 s.
 LIFETIME = timedelta(seconds=90)

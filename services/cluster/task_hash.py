@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from datetime import timedelta
 
-from services.operations.state import Asked, ClaimedSlot, Run, RunOutcome, TaskStatus, Trigger
-from services.operations.values import duration_of, instant_of, integer_of, text_of
+from services.cluster.state import Asked, ClaimedSlot, Run, RunOutcome, TaskStatus, Trigger
 from services.scheduling.queue import Outcome
 from services.tasks import Task
+from services.values import duration_of, instant_of, integer_of, text_of
 
 _SECOND = timedelta(seconds=1)
 Hash = Mapping[bytes, bytes]

@@ -6,8 +6,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from services.operations.wording import clock
 from services.tasks import Task
+from services.wording import clock
 
 
 class Role(StrEnum):

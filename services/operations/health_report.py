@@ -6,11 +6,11 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
-from services.monitoring.asking_health import EXIT_CODES, ask_health
-from services.monitoring.health import HealthStatus, Role
-from services.operations.values import text_of
-from services.operations.wording import how_many, span
+from services.health import HealthStatus, Role
+from services.operations.asking_health import EXIT_CODES, ask_health
 from services.tasks import Task
+from services.values import text_of
+from services.wording import how_many, span
 
 
 def print_health(roles: Sequence[Role], *, url: str | None, as_json: bool) -> int:

@@ -9,7 +9,13 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from services.backlog import Backlog
-from services.operations.status import QueueStatus, SchedulerState, Status, TaskStatus, read_status
+from services.cluster.state import (
+    QueueStatus,
+    SchedulerState,
+    Status,
+    TaskStatus,
+)
+from services.cluster.status import read_status
 from services.tasks import Task
 
 

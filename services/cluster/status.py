@@ -7,43 +7,20 @@ from typing import Any
 import redis
 from redis.client import Pipeline
 
-from services.monitoring.backlog_record import backlog_of
-from services.operations.state import (
-    Asked,
-    ClaimedSlot,
+from services.cluster.backlog_record import backlog_of
+from services.cluster.state import (
     Leader,
     QueueStatus,
-    Run,
-    RunOutcome,
     SchedulerState,
     SchedulerStatus,
     Status,
-    TaskStatus,
-    Trigger,
     WorkerStatus,
 )
-from services.operations.task_hash import Hash, task_status
-from services.operations.values import instant_of, integer_of, object_of, text_of, written_instant_of
+from services.cluster.task_hash import Hash, task_status
 from services.scheduling import keys
 from services.settings import LONGEST_LEASE
-from services.tasks import Task
-
-__all__ = [
-    "Asked",
-    "ClaimedSlot",
-    "Leader",
-    "QueueStatus",
-    "Run",
-    "RunOutcome",
-    "SchedulerState",
-    "SchedulerStatus",
-    "Status",
-    "TaskStatus",
-    "Trigger",
-    "WorkerStatus",
-    "actor_of",
-    "read_status",
-]
+from services.tasks import Task, actor_of
+from services.values import instant_of, integer_of, object_of, text_of, written_instant_of
 
 #: How long a lease lasts when nobody holds one that would tell: the default of BACKGROUND_TASK_LEASE_TIMEOUT.
 USUAL_LEASE = timedelta(seconds=15)
@@ -55,11 +32,6 @@ WORKER_SILENCE = timedelta(seconds=15)
 _LONGEST = LONGEST_LEASE / timedelta(milliseconds=1)
 _Said = Mapping[str, dict[str, Any]]
 _Heard = Mapping[str, datetime | None]
-
-
-def actor_of(task: Task) -> str:
-    """Return the name of the actor that does ``task``."""
-    return f"process_{task}"
 
 
 def read_status(*, client: redis.Redis) -> Status:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from services.monitoring.health import (
+from services.health import (
     Answer,
     HealthReport,
     HealthStatus,
@@ -13,8 +13,8 @@ from services.monitoring.health import (
     TaskCounts,
     describe_trouble,
 )
-from services.operations.wording import span
 from services.tasks import Task
+from services.wording import span
 
 #: For how long beyond a lease a scheduler may know of no leader.
 LEADERLESS = timedelta(seconds=10)

@@ -11,28 +11,18 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
 from threading import Thread
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from services.monitoring.health import HealthReport, HealthStatus, Role
+from services.health import HealthReport, HealthStatus, Role
+from services.monitoring.addresses import PORTS, base_url
 
 #: How long all of it may take, in seconds.
 TIME_LIMIT = 3.0
 #: When a scheduler has not answered after so long, Redis is asked meanwhile, in seconds.
 IMPATIENCE = 0.5
 EXIT_CODES = {HealthStatus.HEALTHY: 0, HealthStatus.DEGRADED: 1, HealthStatus.STOPPED: 2}
-#: Where ``adjourn run`` writes its pid, and where its two commands answer: their usual ports may be taken.
-ENDPOINTS_FILE = "endpoints.json"
-
-#: The variable that names the port of each, and the port when it is not set.
-_PORTS = {
-    Role.WORKER: ("dramatiq_prom_port", 9191),
-    Role.SCHEDULER: ("BACKGROUND_TASK_SCHEDULER_METRICS_PORT", 9192),
-}
-#: Addresses that mean every one of this machine, and one to reach it by.
-_EVERYWHERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - none is bound here
 _LARGEST_ANSWER = 1 << 20
 
 T = TypeVar("T")
@@ -55,32 +45,6 @@ def ask_health(
     if leader is not None and not reports[Role.SCHEDULER].get("processes"):
         reports[Role.SCHEDULER]["reasons"].append(_leader_line(leader, deadline))
     return reports
-
-
-def base_url(role: Role, environment: Mapping[str, str] = os.environ) -> str:
-    """Return where the worker or the scheduler of this machine answers, as far as the environment tells."""
-    variable, usual = _PORTS[role]
-    port = environment.get(variable) or None
-    if port in {None, "0"}:
-        noted = _noted(role, environment)
-        if noted is not None:
-            return noted
-    host = environment.get("dramatiq_prom_host", "")
-    host = _EVERYWHERE.get(host, f"[{host}]" if ":" in host else host)
-    return f"http://{host}:{port or usual}"
-
-
-def _noted(role: Role, environment: Mapping[str, str]) -> str | None:
-    """Return where an ``adjourn run`` says that it is; None when there is none, or when it was killed."""
-    path = Path(environment.get("ADJOURN_DATA_DIR") or ".adjourn").expanduser() / ENDPOINTS_FILE
-    try:
-        told = json.loads(path.read_bytes())
-        noted = told[role.value]
-        with suppress(PermissionError):  # another user's is there, too
-            os.kill(told["pid"], 0)
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return noted if isinstance(noted, str) else None
 
 
 def _get(url: str, role: Role) -> dict[str, Any]:
@@ -115,7 +79,7 @@ def _is_report(said: Any, role: Role) -> bool:
 
 def _report(role: Role, url: str, answer: Future[dict[str, Any]], deadline: float) -> dict[str, Any]:
     """Return the report that came, or one that says why none did."""
-    variable, _ = _PORTS[role]
+    variable, _ = PORTS[role]
     try:
         return answer.result(max(deadline - time.monotonic(), 0))
     except TimeoutError:
@@ -139,10 +103,10 @@ def _leader_line(leader: Future[str], deadline: float) -> str:
 
 
 def _who_leads() -> str:
+    from services.cluster.status import read_status  # noqa: PLC0415 - see above
     from services.operations.asking import asking  # noqa: PLC0415 - see above
-    from services.operations.status import read_status  # noqa: PLC0415 - see above
-    from services.operations.wording import place  # noqa: PLC0415 - see above
     from services.settings import load_settings  # noqa: PLC0415 - see above
+    from services.wording import place  # noqa: PLC0415 - see above
 
     with asking(load_settings()) as client:
         leader = read_status(client=client).leader

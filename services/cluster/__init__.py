@@ -1,0 +1,1 @@
+"""What Redis knows of the whole cluster: schedulers, workers, tasks, queues, and what was measured of the backlog."""
