@@ -33,6 +33,7 @@ class Endpoint:
 
     ``/healthz`` is 503 when a restart would help, ``/readyz`` unless all is well; both say why, as JSON. Without a
     registry there are no metrics. ``variable`` is the one that sets the port, which is 0 for any that is free.
+    ``patience`` is how long a client may take, in seconds.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Endpoint:
         host: str,
         port: int,
         variable: str,
+        patience: float = REQUEST_TIMEOUT,
     ) -> None:
         if registry is not None:
             from services.monitoring.health_metrics import HealthCollector
@@ -52,6 +54,7 @@ class Endpoint:
         self._host = host
         self._port = port
         self._variable = variable
+        self._patience = patience
 
     def serve(self) -> None:
         """Serve until the process ends.
@@ -61,7 +64,7 @@ class Endpoint:
         said = None
         while True:
             try:
-                server = _Server((self._host, self._port), self._handler)
+                server = _Server((self._host, self._port), self._handler, self._patience)
             except OSError as error:
                 if said != str(error):
                     said = str(error)
@@ -82,21 +85,22 @@ class Endpoint:
 
 
 class _Server(ThreadingHTTPServer):
-    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler], patience: float) -> None:
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         #: Until when each client has to say what it wants, on the monotonic clock, in seconds.
         self._deadlines: dict[Any, float] = {}
+        self._patience = patience
         super().__init__(address, handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Answer a client in a thread of its own."""
-        self._deadlines[request] = time.monotonic() + REQUEST_TIMEOUT
+        self._deadlines[request] = time.monotonic() + self._patience
         super().process_request(request, client_address)
 
     def hear(self, request: Any) -> None:
         """Note that a client has said what it wants: to answer may take longer."""
         self._deadlines.pop(request, None)
-        request.settimeout(REQUEST_TIMEOUT)
+        request.settimeout(self._patience)
 
     def shutdown_request(self, request: Any) -> None:
         """Be done with a client."""

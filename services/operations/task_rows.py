@@ -22,7 +22,9 @@ Cell = str | Text
 def task_rows(overview: Overview) -> Iterator[tuple[str, list[Text]]]:
     """Yield a label and the cells of all tasks; rows that say nothing of any task are left out."""
     overdue = {one.task for one in problems_of(overview) if one.kind is ProblemKind.OVERDUE_CONVERSATIONS}
-    yield "due now", [Text(_due(overview, task), _WRONG if task in overdue else "") for task in Task]
+    age = overview.backlog_age
+    label = "due now" if age is None else f"due {span(age)} ago"
+    yield label, [Text(_due(overview, task), _WRONG if task in overdue else "") for task in Task]
     status = overview.status
     if status is None:
         return

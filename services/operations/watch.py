@@ -43,7 +43,9 @@ def watch_status(*, as_json: bool) -> None:
     nothing that anybody reads, and programs have JSON.
     """
     settings = load_settings()
-    console = Console(highlight=False)
+    # A shell may have exported the size that its window once had.
+    environment = {name: value for name, value in os.environ.items() if name not in {"COLUMNS", "LINES"}}
+    console = Console(highlight=False, _environ=environment)
     if not as_json and (not sys.stdout.isatty() or console.is_dumb_terminal):
         raise InvalidValueError("--watch draws on a terminal, and this is none; for programs: --watch --json")
     events: _Events = SimpleQueue()

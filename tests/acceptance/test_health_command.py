@@ -246,23 +246,22 @@ def sweeps_that_fail(directory: Path, template: Path) -> None:
     engine.dispose()
 
 
-def a_redis_that_is_full(directory: Path, _template: Path) -> None:
-    """Redis answers, and no scheduler can be elected; then it is full once more."""
-    with redis_server_with(directory / "redis", "--maxmemory", "1") as server:
+def a_redis_that_refuses(directory: Path, _template: Path) -> None:
+    """Redis answers, and is a replica, so that no scheduler can be elected; then it is none, and full."""
+    with redis_server_with(directory / "redis", "--replicaof", "127.0.0.1", "1") as server:
         machine = Machine(directory, redis_url=server.url, **SHORT_LEASE)
-        with machine.scheduler():
-            machine.shows("scheduler", "degraded", "OOM", seconds=30)
+        with machine.scheduler(), redis.Redis.from_url(server.url) as client:
+            machine.shows("scheduler", "degraded", "a replica now", seconds=30)
             report = machine.shows("scheduler", "degraded", "nobody leads", seconds=3 + LEADERLESS_WITHIN + 2)
-            assert "OOM" in report["reasons"][0]
-            with redis.Redis.from_url(server.url) as client:
-                client.config_set("maxmemory", 0)
-                machine.shows("scheduler", "healthy", seconds=10)
-                # Who leads already goes on leading, and enqueues nothing.
-                client.config_set("maxmemory", 1)
-                report = machine.shows("scheduler", "degraded", "the last tick of ", seconds=10)
-                assert (report["processes"][0]["leads"], "OOM" in report["reasons"][0]) == (True, True)
-                client.config_set("maxmemory", 0)
-                machine.shows("scheduler", "healthy", seconds=10)
+            assert "a replica now" in report["reasons"][0]
+            client.replicaof("NO", "ONE")
+            machine.shows("scheduler", "healthy", seconds=10)
+            # Who leads goes on leading, and enqueues nothing.
+            client.config_set("maxmemory", 1)
+            report = machine.shows("scheduler", "degraded", "the last tick of ", seconds=10)
+            assert (report["processes"][0]["leads"], "OOM" in report["reasons"][0]) == (True, True)
+            client.config_set("maxmemory", 0)
+            machine.shows("scheduler", "healthy", seconds=10)
 
 
 class Postgresql:
@@ -344,7 +343,7 @@ def test_each_state_shows_with_its_reason_within_its_stated_time(
         a_loop_without_alarms,
         sweeps_that_fail,
         stopped_workers,
-        a_redis_that_is_full,
+        a_redis_that_refuses,
         redis_that_goes_away,
         leaders_that_are_stopped,
     ]

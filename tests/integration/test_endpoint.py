@@ -14,8 +14,11 @@ from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.registry import Collector
 
 from services.health import HealthReport, HealthStatus, Role
-from services.monitoring.endpoint import REQUEST_TIMEOUT, Endpoint
+from services.monitoring.endpoint import Endpoint
 from tests.support import free_port, wait_for
+
+#: Of the endpoints of these tests, in seconds.
+PATIENCE = 0.5
 
 HEALTHY = HealthReport(role=Role.WORKER, status=HealthStatus.HEALTHY, is_live=True)
 DEGRADED = HealthReport(role=Role.WORKER, status=HealthStatus.DEGRADED, is_live=True, reasons=("no database",))
@@ -29,7 +32,7 @@ class Slow(Collector):
         return []
 
     def collect(self) -> Iterator[Any]:
-        Event().wait(REQUEST_TIMEOUT + 1.5)
+        Event().wait(PATIENCE + 1.5)
         yield from ()
 
 
@@ -50,7 +53,12 @@ class Served:
         self.report = HEALTHY
         self.port = port or free_port()
         endpoint = Endpoint(
-            registry=registry, health=lambda: self.report, host="127.0.0.1", port=self.port, variable="A_PORT"
+            registry=registry,
+            health=lambda: self.report,
+            host="127.0.0.1",
+            port=self.port,
+            variable="A_PORT",
+            patience=PATIENCE,
         )
         endpoint.serve_in_background()
         self.wait()
