@@ -160,6 +160,12 @@ def test_what_redis_would_tell_is_left_out_when_it_is_down() -> None:
     ]
 
 
+def test_figures_that_a_worker_measured_before_are_said_to_be_as_old_as_they_are() -> None:
+    overview = overview_of(backlog=replace(BACKLOG, measured_at=NOON - 12 * SECOND), is_backlog_current=False)
+
+    assert "due 12 s ago none none" in lines(overview)
+
+
 def test_nobody_at_all_and_an_unknown_place_are_told() -> None:
     assert {"schedulers none", "workers none"} <= set(lines(replace(STATUS, leader=None, schedulers=(), workers=())))
     nameless = WorkerStatus("w-1", True, None, None, None, NOON, None, None)
