@@ -15,6 +15,7 @@ from actors.engine import get_probe_engine
 from actors.failures import DeadLetterNotes
 from actors.health import WorkerHealth
 from actors.log_ids import LogIds
+from actors.orphans import EndWithCommand
 from actors.pickup import FrugalBroker, PromptPickup
 from actors.settings import settings
 from actors.startup import WorkerStart
@@ -143,6 +144,7 @@ def create_broker(metrics: "Metrics | None") -> TickBroker:
         WorkerStart(),
         PromptPickup(),
         stopping,
+        EndWithCommand(),
         WorkerHealth(settings, client=client, engine=get_probe_engine, tally=tally, directory=run_directory),
         WorkerEndpoint(),
     ]

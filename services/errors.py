@@ -29,10 +29,16 @@ def without_password(url: str) -> str:
     return f"{scheme}{separator}{'***@' if '@' in rest else ''}{place}"
 
 
+#: What Redis 6, in front, and Redis 7, behind, add to an error in a script.
+_OF_SCRIPT = re.compile(
+    r"^Error running script \(call to \w+\): (@user_script: ?\d+: )+-?|,? script: \w+, on @user_script:\d+\."
+)
+
+
 def first_line(error: BaseException) -> str:
-    """Return what went wrong, in one line: of the database's own words, not of SQLAlchemy's around them."""
+    """Return what went wrong, in one line: in the words of the database or Redis, without those around them."""
     said = str(getattr(error, "orig", None) or error).strip().splitlines()
-    return said[0] if said else type(error).__name__
+    return _OF_SCRIPT.sub("", said[0]) if said else type(error).__name__
 
 
 class ConversationNotFoundError(AdjournError, LookupError):

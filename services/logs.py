@@ -6,12 +6,18 @@ Adjourn's own lines and those of dramatiq, Periodiq and SQLAlchemy go through th
 import logging
 import os
 import sys
+import time
 from typing import Any, Literal, TextIO
 
 import structlog
 from structlog.typing import Processor
 
 from services.errors import first_line
+
+#: How often a consumer may say the same, in seconds.
+OUTAGE_INTERVAL = 60.0
+#: What it says again with each try.
+_OF_CONSUMERS = ("Consumer encountered ", "Restarting consumer ")
 
 _SHARED: list[Processor] = [
     structlog.contextvars.merge_contextvars,
@@ -39,6 +45,7 @@ def configure_logging(
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_renderers(style, stream)],
         )
     )
+    handler.addFilter(_Outages())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
@@ -46,7 +53,6 @@ def configure_logging(
     logging.getLogger("alembic").setLevel(logging.WARNING)
     for logger in ("periodiq", "dramatiq.worker.WorkerThread"):
         logging.getLogger(logger).addFilter(_quiet_ticks)
-    logging.getLogger("dramatiq.worker.WorkerThread").addFilter(_brief_outages)
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
@@ -75,15 +81,34 @@ def _quiet_ticks(record: logging.LogRecord) -> bool:
     return True
 
 
-def _brief_outages(record: logging.LogRecord) -> bool:
-    """Have a run that failed because the database is away be a line: its traceback says no more, each time anew."""
-    error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
-    # By its name: most processes that log load nothing of a database.
-    is_away = error is not None and any(kind.__name__ == "OperationalError" for kind in type(error).__mro__)
-    if error is not None and is_away and not logging.getLogger().isEnabledFor(logging.DEBUG):
-        record.msg, record.args = f"{record.getMessage().rstrip('.')}: {first_line(error)}", ()
-        record.exc_info = None
-    return True
+class _Outages(logging.Filter):
+    """Has what dramatiq says of a database or a Redis that is away be a line, and each of its consumers' once a minute.
+
+    It would be a traceback a run, and a line or a traceback of each consumer every three seconds.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        #: When a line was let through last, by who said it and what, on the monotonic clock, in seconds.
+        self._said: dict[tuple[str, str], float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether to say it."""
+        if logging.getLogger().isEnabledFor(logging.DEBUG) or not record.name.startswith("dramatiq.worker."):
+            return True
+        error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
+        # By their names: most processes that log load nothing of a database.
+        if error is not None and {"OperationalError", "RedisError"} & {kind.__name__ for kind in type(error).__mro__}:
+            record.msg, record.args = f"{record.getMessage().rstrip('.')}: {first_line(error)}", ()
+            record.exc_info = None
+        return not str(record.msg).startswith(_OF_CONSUMERS) or self._is_new(record)
+
+    def _is_new(self, record: logging.LogRecord) -> bool:
+        about, now = (record.name, record.getMessage()), time.monotonic()
+        if now - self._said.get(about, -OUTAGE_INTERVAL) < OUTAGE_INTERVAL:
+            return False
+        self._said[about] = now
+        return True
 
 
 def _renderers(style: str, stream: TextIO) -> list[Processor]:

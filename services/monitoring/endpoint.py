@@ -76,7 +76,7 @@ class Endpoint:
                     )
                 time.sleep(PORT_INTERVAL)
             else:
-                log.info("metrics and health", url=f"http://{self._host}:{server.server_port}/metrics")
+                log.info("metrics and health", url=f"http://{self._host}:{server.server_port}/")
                 server.serve_forever()
 
     def serve_in_background(self) -> None:

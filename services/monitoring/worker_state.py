@@ -99,7 +99,7 @@ def read_states(directory: Path) -> list[WorkerState]:
     for path in directory.glob("worker-*.json"):
         with suppress(OSError, ValueError):  # it has just been removed, or somebody else wrote it
             states.append(_read_state(path))
-    return sorted((state for state in states if _is_there(state.pid)), key=lambda state: (state.started, state.pid))
+    return sorted((state for state in states if is_there(state.pid)), key=lambda state: (state.started, state.pid))
 
 
 def _read_state(path: Path) -> WorkerState:
@@ -121,7 +121,8 @@ def frozen_among(pids: Iterable[int]) -> set[int]:
     return {pid for pid in pids if _state_letter(pid) == "T"}
 
 
-def _is_there(pid: int) -> bool:
+def is_there(pid: int) -> bool:
+    """Return whether there is a process of this number."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -20,6 +20,7 @@ from sqlalchemy import Engine, text
 
 from services.database import create_database_engine
 from services.lags import LAG_BUCKETS
+from services.monitoring.worker_state import is_there
 from services.tasks import Task
 from tests.acceptance.commands import Command, run, running
 from tests.support import free_port, wait_for
@@ -315,16 +316,19 @@ def test_the_endpoint_answers_while_the_last_runs_come_to_their_end_and_no_longe
         assert scrape(port) == {}
 
 
-def test_of_a_command_that_was_killed_nobody_answers_for_the_next_one(
+def test_of_a_command_that_was_killed_nothing_goes_on_and_nobody_answers_for_the_next_one(
     sqlite_url: str, redis_url: str, tmp_path: Path
 ) -> None:
     port = str(free_port())
-    variables = {"DATABASE_URL": sqlite_url, "REDIS_URL": redis_url, "dramatiq_prom_port": port}
+    variables = {"DATABASE_URL": sqlite_url, "REDIS_URL": redis_url, "dramatiq_prom_port": port, "LOG_FORMAT": "json"}
     with running("dramatiq", "actors", "--processes", "1", directory=tmp_path, variables=variables) as worker:
         wait_for(lambda: scrape(port), what="metrics")
+        worker.wait_for_output("Worker process is ready")
+        (process,) = worker_processes(worker)
         worker.send(signal.SIGKILL)
         worker.wait()
         wait_for(lambda: not scrape(port), seconds=5, what="silence")
+        wait_for(lambda: not is_there(process), seconds=10, what="the end of its worker process")
 
 
 def test_a_port_and_a_host_that_are_set_and_empty_are_not_set(sqlite_url: str, redis_url: str, tmp_path: Path) -> None:

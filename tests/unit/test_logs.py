@@ -1,11 +1,14 @@
 import io
 import json
 import logging
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from redis import RedisError
 from sqlalchemy.exc import OperationalError
 
+from services.errors import first_line
 from services.logs import configure_logging, get_logger
 
 pytestmark = pytest.mark.usefixtures("untouched_logging")
@@ -144,3 +147,47 @@ def test_a_run_that_failed_because_the_database_is_away_is_a_line_unless_for_deb
     (line,) = written(stream)
     assert line["message"] == message
     assert traceback in line["exception"] if traceback else "exception" not in line
+
+
+def test_what_consumers_say_of_a_redis_that_is_away_is_said_once_a_minute_by_each(
+    stream: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("services.logs.time", SimpleNamespace(monotonic=lambda: now[0]))
+    configure_logging(style="json", stream=stream)
+    sweeps, drains = (logging.getLogger(f"dramatiq.worker.ConsumerThread({name})") for name in ("sweeps", "drains"))
+
+    for at in (0.0, 3.0, 59.9, 60.0):
+        now[0] = at
+        for consumer in (sweeps, drains):
+            consumer.critical("Consumer encountered an unexpected error.", exc_info=RedisError("full"))
+            consumer.info("Restarting consumer in %0.2f seconds.", 3)
+    sweeps.error("Received message for undefined actor %r.", "one")
+    sweeps.error("Received message for undefined actor %r.", "one")
+
+    said = [line["message"] for line in written(stream)]
+    assert said.count("Consumer encountered an unexpected error: full") == 4
+    assert said.count("Restarting consumer in 3.00 seconds.") == 4
+    assert said.count("Received message for undefined actor 'one'.") == 2
+    assert "exception" not in stream.getvalue()
+
+
+def test_a_mistake_in_a_consumer_has_its_traceback(stream: io.StringIO) -> None:
+    configure_logging(style="json", stream=stream)
+
+    consumer = logging.getLogger("dramatiq.worker.ConsumerThread(sweeps)")
+    consumer.critical("Consumer encountered an unexpected error.", exc_info=ValueError("ours"))
+
+    assert "ValueError: ours" in written(stream)[0]["exception"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Error running script (call to f_ab3a): @user_script:88: @user_script: 88: -OOM command not allowed",
+        "OOM command not allowed script: f_ab3a, on @user_script:88.",
+        "OOM command not allowed",
+    ],
+)
+def test_an_error_in_a_script_is_told_in_the_words_of_redis(text: str) -> None:
+    assert first_line(RedisError(text)) == "OOM command not allowed"
