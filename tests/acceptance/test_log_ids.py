@@ -37,7 +37,7 @@ def test_a_run_can_be_followed_from_its_slot_to_its_events_and_nobodys_number_is
     variables |= {"BACKGROUND_TASK_INTERVAL": "1", "BACKGROUND_TASK_SCHEDULER_METRICS_PORT": "0"}
     with (
         redis.Redis.from_url(redis_url, decode_responses=True) as client,
-        running("periodiq", "actors", directory=tmp_path, variables=variables) as scheduler,
+        running("periodiq", "actors", directory=tmp_path, variables={**variables, "LOG_LEVEL": "DEBUG"}) as scheduler,
         running("dramatiq", "actors", "--processes", "1", directory=tmp_path, variables=variables) as worker,
     ):
         swept = wait_for(lambda: lines(worker, "swept"), what="a sweep")
@@ -48,7 +48,7 @@ def test_a_run_can_be_followed_from_its_slot_to_its_events_and_nobodys_number_is
             assert line["term"] == 1
         (sent,) = {
             line["message_id"]
-            for line in lines(scheduler, "caught up")
+            for line in [*lines(scheduler, "enqueued"), *lines(scheduler, "caught up")]
             if (line["actor"], line["slot"]) == (f"process_{swept[0]['task']}", swept[0]["slot"])
         }
         assert sent == swept[0]["message_id"]
