@@ -27,6 +27,13 @@ def lines(command: Command, message: str) -> list[dict[str, Any]]:
     return [line for line in logged if message in line["message"]]
 
 
+def sent(scheduler: Command, swept: dict[str, Any]) -> set[str]:
+    """Return the ids of the messages that a scheduler says it sent for the slot of a sweep."""
+    said = [*lines(scheduler, "enqueued"), *lines(scheduler, "caught up")]
+    of_slot = (f"process_{swept['task']}", swept["slot"])
+    return {line["message_id"] for line in said if (line["actor"], line["slot"]) == of_slot}
+
+
 def test_a_run_can_be_followed_from_its_slot_to_its_events_and_nobodys_number_is_logged(
     postgresql_url: str, redis_url: str, tmp_path: Any
 ) -> None:
@@ -46,12 +53,7 @@ def test_a_run_can_be_followed_from_its_slot_to_its_events_and_nobodys_number_is
             assert line["slot"].endswith("+00:00")
             assert line["message_id"]
             assert line["term"] == 1
-        (sent,) = {
-            line["message_id"]
-            for line in [*lines(scheduler, "enqueued"), *lines(scheduler, "caught up")]
-            if (line["actor"], line["slot"]) == (f"process_{swept[0]['task']}", swept[0]["slot"])
-        }
-        assert sent == swept[0]["message_id"]
+        wait_for(lambda: swept[0]["message_id"] in sent(scheduler, swept[0]), what="the line of its enqueuing")
         assert client.get("adjourn:scheduler:term") == "1"
 
         with engine.begin() as connection:
