@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import hypothesis
 import psycopg
 import pytest
 import redis
@@ -27,6 +28,11 @@ from services.database_url import parse_database_url
 from services.embedded.redis_server import PrivateRedis
 
 _copies = itertools.count()
+
+
+# No test is timed: machines are noisy.
+hypothesis.settings.register_profile("untimed")
+hypothesis.settings.load_profile("untimed")
 
 
 def pytest_configure() -> None:

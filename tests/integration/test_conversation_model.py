@@ -235,7 +235,6 @@ def run(url: str, *, examples: int, steps: int) -> None:
             settings=settings(
                 max_examples=examples,
                 stateful_step_count=steps,
-                deadline=None,
                 database=None,
                 derandomize=False,
                 suppress_health_check=list(HealthCheck),

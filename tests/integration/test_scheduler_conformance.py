@@ -207,7 +207,6 @@ def test_the_scripts_do_to_redis_what_the_model_that_was_searched_does(redis_url
             settings=settings(
                 max_examples=80,
                 stateful_step_count=40,
-                deadline=None,
                 database=None,
                 suppress_health_check=list(HealthCheck),
             ),
