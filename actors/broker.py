@@ -144,8 +144,15 @@ def create_broker(metrics: "Metrics | None") -> TickBroker:
         WorkerStart(),
         PromptPickup(),
         stopping,
-        EndWithCommand(),
-        WorkerHealth(settings, client=client, engine=get_probe_engine, tally=tally, directory=run_directory),
+        EndWithCommand(stopping),
+        WorkerHealth(
+            settings,
+            client=client,
+            engine=get_probe_engine,
+            tally=tally,
+            directory=run_directory,
+            is_stopping=stopping.is_stopping,
+        ),
         WorkerEndpoint(),
     ]
     return TickBroker(client=client, middleware=middleware)

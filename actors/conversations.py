@@ -113,8 +113,13 @@ def _counting(task: Task) -> Iterator[OnBatch]:
                 _add_ended(task, run.items)
 
 
+@cache
+def _record() -> RunRecord:
+    return RunRecord(broker.client)
+
+
 def _add_ended(task: Task, count: int) -> None:
     try:
-        RunRecord(broker.client).add_ended(_ACTORS[task].actor_name, count)
+        _record().add_ended(_ACTORS[task].actor_name, count)
     except redis.RedisError as error:
         log.debug("what ended is not counted", reason=str(error))

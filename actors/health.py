@@ -42,7 +42,7 @@ class WorkerHealth(Middleware):
     """Has each worker process write its state into ``directory``, ask the database and Redis, and tell Redis of itself.
 
     ``engine`` and ``directory`` are called in the process, after the fork, when its threads run. What fails then is in
-    the log; the worker works all the same.
+    the log; the worker works all the same. Once it ``is_stopping``, that its threads end is no sign of trouble.
     """
 
     def __init__(
@@ -53,22 +53,22 @@ class WorkerHealth(Middleware):
         engine: Callable[[], Engine],
         tally: RunTally,
         directory: Callable[[], Path],
+        is_stopping: Callable[[], bool],
     ) -> None:
         self._settings = settings
         self._client = client
         self._engine = engine
         self._tally = tally
         self._directory = directory
+        self._is_stopping = is_stopping
         #: By the id of the message. Its methods are atomic, so whoever reads it waits for nobody.
         self._runs: dict[str, Run] = {}
         self._watch: WorkerWatch | None = None
-        self._is_ending = False
 
     def before_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
         """Begin anew, before there are threads."""
         del broker, worker
         self._runs.clear()
-        self._is_ending = False
 
     def after_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
         """Begin."""
@@ -82,7 +82,7 @@ class WorkerHealth(Middleware):
                 looked_at={} if redis_answered_for < look_timeout else looked_at,
                 look_timeout=look_timeout,
                 now=time.monotonic(),
-                is_ending=self._is_ending,
+                is_ending=self._is_stopping(),
             )
 
         watch = WorkerWatch(
@@ -93,16 +93,10 @@ class WorkerHealth(Middleware):
             queues=broker.get_declared_queues(),
             tally=self._tally,
             threads=threads,
+            is_ending=self._is_stopping,
         )
         watch.start()
         self._watch = watch
-
-    def before_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
-        """Go on while the last runs come to their end: that the threads end is no sign of trouble now."""
-        del broker, worker
-        self._is_ending = True
-        if self._watch is not None:
-            self._watch.note_ending()
 
     def after_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
         """End."""

@@ -43,7 +43,5 @@ def measure_backlog() -> None:
     """
     try:
         BacklogRecord(broker.client).write(backlog_measurement.measure_backlog(get_engine()))
-    except DBAPIError as error:
+    except (DBAPIError, redis.RedisError) as error:
         log.warning("backlog not measured", reason=first_line(error))
-    except redis.RedisError as error:
-        log.warning("backlog not measured", reason=str(error))

@@ -3,11 +3,12 @@
 import multiprocessing
 import os
 import signal
-from threading import Event, Thread
+from threading import Thread
 
 import dramatiq
 from dramatiq.middleware import Middleware
 
+from actors.stopping import Stopping
 from services.logs import get_logger
 from services.monitoring.worker_state import is_there
 
@@ -20,24 +21,18 @@ log = get_logger(__name__)
 class EndWithCommand(Middleware):
     """Tells this process to stop, as its command would have, once that is gone: the batch in hand still commits."""
 
-    def __init__(self) -> None:
-        self._is_ending = Event()
+    def __init__(self, stopping: Stopping) -> None:
+        self._stopping = stopping
 
     def after_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
         """Begin to look."""
         del broker, worker
-        self._is_ending.clear()
         parent = multiprocessing.parent_process()
         if parent is not None and parent.pid is not None:
             Thread(target=self._watch, args=(parent.pid,), name="watch of the command", daemon=True).start()
 
-    def before_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
-        """Look no more."""
-        del broker, worker
-        self._is_ending.set()
-
     def _watch(self, command: int) -> None:
-        while not self._is_ending.wait(INTERVAL):
+        while not self._stopping.wait(INTERVAL):
             if not is_there(command):
                 log.warning("the command that started this process is gone, so it ends", command=command)
                 os.kill(os.getpid(), signal.SIGTERM)

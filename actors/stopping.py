@@ -16,6 +16,10 @@ class Stopping(Middleware):
         """Return whether the worker was told to stop."""
         return self._is_told.is_set()
 
+    def wait(self, seconds: float) -> bool:
+        """Wait so long, or until the worker is told to stop; return whether it is."""
+        return self._is_told.wait(seconds)
+
     def before_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
         """Begin anew."""
         del broker, worker

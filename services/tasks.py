@@ -1,5 +1,6 @@
 """The two tasks, and how much a batch of theirs may be. It imports nothing, for commands that ask Redis only."""
 
+from datetime import timedelta
 from enum import StrEnum
 
 #: How many conversations one transaction ends: enough to pay for the statement, few enough that a message
@@ -14,6 +15,12 @@ class Task(StrEnum):
 
     IDLE = "idle_conversations"
     EXPIRED = "expired_conversations"
+
+
+#: A task that has not succeeded for so many of its intervals does not do what it is there for,
+INTERVALS_WITHOUT_SUCCESS = 3
+#: and so much later that is said: what a run and a change of leader may take.
+SUCCESS_GRACE = timedelta(seconds=15)
 
 
 def actor_of(task: Task) -> str:

@@ -40,6 +40,11 @@ def instant_of(value: object, *, unit: timedelta = _MILLISECOND) -> datetime | N
         return None
 
 
+def redis_time(seconds: int, microseconds: int) -> datetime:
+    """Return the instant of an answer of Redis's to TIME."""
+    return datetime.fromtimestamp(seconds, UTC) + timedelta(microseconds=microseconds)
+
+
 def duration_of(value: object, *, unit: timedelta = _MILLISECOND) -> timedelta | None:
     """Return a duration of so many units, milliseconds unless told otherwise."""
     count = integer_of(value)

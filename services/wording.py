@@ -35,6 +35,11 @@ def instant(at: datetime | None, *, now: datetime | None) -> str:
     return f"{clock(at, now=now)} UTC{away}"
 
 
+def iso(at: datetime | None) -> str | None:
+    """Return the instant as JSON has it, in UTC to the millisecond: ``2026-01-31T12:00:00.000Z``."""
+    return None if at is None else at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
 def clock(at: datetime, *, now: datetime | None) -> str:
     """Return the instant in UTC; with its date unless that is today's."""
     at = at.astimezone(UTC)

@@ -1,26 +1,19 @@
 """The state of schedulers, workers, tasks and queues, as Redis has it. What makes no sense there is None."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import redis
 from redis.client import Pipeline
 
 from services.cluster.backlog_record import backlog_of
-from services.cluster.state import (
-    Leader,
-    QueueStatus,
-    SchedulerState,
-    SchedulerStatus,
-    Status,
-    WorkerStatus,
-)
+from services.cluster.state import Leader, QueueStatus, SchedulerState, SchedulerStatus, Status, WorkerStatus
 from services.cluster.task_hash import Hash, task_status
 from services.scheduling import keys
 from services.settings import LONGEST_LEASE
 from services.tasks import Task, actor_of
-from services.values import instant_of, integer_of, object_of, text_of, written_instant_of
+from services.values import instant_of, integer_of, object_of, redis_time, text_of, written_instant_of
 
 #: How long a lease lasts when nobody holds one that would tell: the default of BACKGROUND_TASK_LEASE_TIMEOUT.
 USUAL_LEASE = timedelta(seconds=15)
@@ -54,9 +47,9 @@ def read_status(*, client: redis.Redis) -> Status:
         pipe.hgetall(keys.BACKLOG)
         for task in Task:
             pipe.hgetall(keys.task_key(actor_of(task)))
-        (seconds, microseconds), memory, lease, remaining, term, *rest = _answers(pipe)
+        time, memory, lease, remaining, term, *rest = _answers(pipe)
     members, seen, workers, workers_seen, queues, backlog, *tasks = rest
-    now = datetime.fromtimestamp(seconds, UTC) + timedelta(microseconds=microseconds)
+    now = redis_time(*time)
     said = _said(members)
     leader = _leader(lease or {}, remaining, said, now)
     patience = _lease_timeout(lease or {}) + GRACE

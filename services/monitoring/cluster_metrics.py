@@ -9,12 +9,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from services.backlog import Backlog
-from services.cluster.state import (
-    QueueStatus,
-    SchedulerState,
-    Status,
-    TaskStatus,
-)
+from services.cluster.state import QueueStatus, SchedulerState, Status, TaskStatus
 from services.cluster.status import read_status
 from services.tasks import Task
 

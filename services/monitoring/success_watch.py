@@ -1,26 +1,21 @@
 """Whether a task succeeds as often as it should, wherever in the cluster it runs. The clock is Redis's."""
 
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from services.cluster.state import RunOutcome, TaskStatus
 from services.monitoring.worker_state import Expectation
 from services.schedules import Schedule
-from services.tasks import Task
+from services.tasks import INTERVALS_WITHOUT_SUCCESS, SUCCESS_GRACE, Task
 from services.wording import clock
-
-#: How many slots of its schedule may pass without a success,
-SLOTS = 3
-#: and how long the run of the last one may take before that is said: a tick may come late, and a run takes a moment.
-GRACE = timedelta(seconds=15)
 
 
 def late_from(schedule: Schedule, since: datetime) -> datetime:
     """Return from when on a task that has not succeeded since an instant has not done so for three intervals."""
     slot = since
-    for _ in range(SLOTS):
+    for _ in range(INTERVALS_WITHOUT_SUCCESS):
         slot = schedule.slot_after(slot)
-    return slot + GRACE
+    return slot + SUCCESS_GRACE
 
 
 class SuccessWatch:
@@ -56,7 +51,7 @@ class SuccessWatch:
             (self._failing.add if run.outcome is RunOutcome.FAILED else self._failing.discard)(task)
         elif run is not None and run.limit is not None and task not in self._failing:
             # One that works off a backlog may take so long; but not each of those that come to nothing, one by one.
-            late = max(late, schedule.slot_after(self._since[task]) + run.limit + GRACE)
+            late = max(late, schedule.slot_after(self._since[task]) + run.limit + SUCCESS_GRACE)
         why = self._why(status, schedule, now)
         since = clock(self._since[task], now=None)
         return Expectation(

@@ -5,7 +5,7 @@ import socket
 import time
 import uuid
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import redis
@@ -16,6 +16,7 @@ from services.monitoring.worker_state import Expectation, Threads
 from services.scheduling import keys
 from services.scheduling.scripts import load_script
 from services.tasks import Task, actor_of
+from services.values import redis_time
 
 #: After how long of silence a worker process is forgotten: a person has to see that it is gone, or hangs.
 FORGOTTEN_AFTER = timedelta(minutes=5)
@@ -74,8 +75,7 @@ class WorkerPresence:
         time_or_error, *hashes = answers
         if isinstance(time_or_error, redis.RedisError):
             raise time_or_error
-        seconds, microseconds = time_or_error
-        now = datetime.fromtimestamp(seconds, UTC) + timedelta(microseconds=microseconds)
+        now = redis_time(*time_or_error)
         expected = {}
         for task, values in zip(Task, hashes, strict=True):
             if isinstance(values, redis.RedisError):

@@ -31,7 +31,8 @@ class WorkerWatch:
     """Watches the worker process that it is made in, after the fork, from ``start`` to ``stop``.
 
     ``threads`` says what dramatiq's threads do, given for how long Redis has been answering, in seconds; it must return
-    at once. ``schedules`` are those of the tasks that are enabled.
+    at once. ``schedules`` are those of the tasks that are enabled. ``is_ending`` says whether its last
+    runs come to their end.
     """
 
     def __init__(
@@ -44,12 +45,13 @@ class WorkerWatch:
         queues: Iterable[str],
         tally: RunTally,
         threads: Callable[[float], Threads],
+        is_ending: Callable[[], bool],
     ) -> None:
         self._started_at, self._started = datetime.now(UTC), time.monotonic()
         self._engine = engine
         self._tally = tally
         self._threads_now = threads
-        self._is_ending = False
+        self._is_ending = is_ending
         self._presence = WorkerPresence(
             client,
             queues=queues,
@@ -67,10 +69,6 @@ class WorkerWatch:
         self._beat.start()
         self._database.start()
         self._redis.start()
-
-    def note_ending(self) -> None:
-        """Go on while the last runs come to their end, and say so."""
-        self._is_ending = True
 
     def stop(self) -> None:
         """End, and tell Redis that this process is gone."""
@@ -102,5 +100,5 @@ class WorkerWatch:
             redis=self._redis.answer(),
             tasks=self._tally.counts(),
             expected=self._presence.expected,
-            is_ending=self._is_ending,
+            is_ending=self._is_ending(),
         )

@@ -7,16 +7,16 @@ import http.client
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
-from threading import Thread
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from services.health import HealthReport, HealthStatus, Role
 from services.monitoring.addresses import PORTS, base_url
+from services.operations.inquiry import ask_in_background
 
 #: How long all of it may take, in seconds.
 TIME_LIMIT = 3.0
@@ -37,10 +37,10 @@ def ask_health(
     """
     deadline = time.monotonic() + TIME_LIMIT
     urls = {role: url or base_url(role, environment) for role in roles}
-    asked = {role: _in_background(partial(_get, urls[role], role)) for role in roles}
+    asked = {role: ask_in_background(partial(_get, urls[role], role)) for role in roles}
     scheduler, leader = asked.get(Role.SCHEDULER), None
     if scheduler is not None and not _is_answered(scheduler):
-        leader = _in_background(_who_leads)
+        leader = ask_in_background(_who_leads)
     reports = {role: _report(role, urls[role], answer, deadline) for role, answer in asked.items()}
     if leader is not None and not reports[Role.SCHEDULER].get("processes"):
         reports[Role.SCHEDULER]["reasons"].append(_leader_line(leader, deadline))
@@ -111,20 +111,6 @@ def _who_leads() -> str:
     with asking(load_settings()) as client:
         leader = read_status(client=client).leader
     return "no scheduler leads" if leader is None else f"the leader is {place(leader.host, leader.pid)}"
-
-
-def _in_background(ask: Callable[[], T]) -> Future[T]:
-    """Return what will have the answer. The process may end while it hangs."""
-    answer: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            answer.set_result(ask())
-        except Exception as error:  # noqa: BLE001 - it is raised where the answer is wanted
-            answer.set_exception(error)
-
-    Thread(target=run, daemon=True).start()
-    return answer
 
 
 def _is_answered(answer: Future[Any]) -> bool:

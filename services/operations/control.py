@@ -13,11 +13,7 @@ from datetime import datetime
 
 import redis
 
-from services.cluster.state import (
-    Asked,
-    Status,
-    Trigger,
-)
+from services.cluster.state import Asked, Status, Trigger
 from services.cluster.status import read_status
 from services.errors import InvalidValueError
 from services.scheduling import keys

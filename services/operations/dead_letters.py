@@ -2,14 +2,14 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import redis
 
 from services.scheduling import keys
 from services.scheduling.failures import FailureNotes
-from services.values import LONGEST_TEXT, instant_of, integer_of, object_of, text_of, written_instant_of
+from services.values import LONGEST_TEXT, instant_of, integer_of, object_of, redis_time, text_of, written_instant_of
 
 #: How long dramatiq keeps a dead letter, unless its broker is told otherwise; it is gone some time after that.
 KEPT_FOR = timedelta(days=7)
@@ -140,7 +140,7 @@ def newest_letters(*, client: redis.Redis, queues: Iterable[str], limit: int) ->
         for queue in names:
             pipe.zcard(letters_key(queue))
             pipe.zrevrange(letters_key(queue), 0, limit - 1, withscores=True)
-        (seconds, microseconds), *answers = pipe.execute()
+        time, *answers = pipe.execute()
     found = [
         (score, Address(queue, key))
         for queue, newest in zip(names, answers[1::2], strict=True)
@@ -148,7 +148,7 @@ def newest_letters(*, client: redis.Redis, queues: Iterable[str], limit: int) ->
     ]
     found.sort(key=lambda one: one[0], reverse=True)
     return DeadLetters(
-        now=datetime.fromtimestamp(seconds, UTC) + timedelta(microseconds=microseconds),
+        now=redis_time(*time),
         total=sum(answers[::2]),
         letters=_read(client, found[:limit]),
     )

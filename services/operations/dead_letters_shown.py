@@ -3,11 +3,11 @@
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 
 from services.operations.dead_letters import Address, DeadLetter, DeadLetters
 from services.values import text_of
-from services.wording import clock, distance, instant, place
+from services.wording import clock, distance, instant, iso, place
 
 #: How much of an id is shown to people. Of a UUID, that is 48 random bits: of 100,000 letters, no two are likely to
 #: share them.
@@ -80,7 +80,7 @@ def _pretty(value: object) -> str:
 def letters_object(found: DeadLetters) -> dict[str, object]:
     """Return the list of them, without their messages, for JSON."""
     letters = [_summary(letter) for letter in found.letters]
-    return {"now": _iso(found.now), "total": found.total, "letters": letters}
+    return {"now": iso(found.now), "total": found.total, "letters": letters}
 
 
 def letter_object(letter: DeadLetter) -> dict[str, object]:
@@ -88,10 +88,10 @@ def letter_object(letter: DeadLetter) -> dict[str, object]:
     failure, is_read = letter.failure, letter.message is not None
     return {
         **_summary(letter),
-        "forgotten_from": _iso(letter.forgotten_from),
+        "forgotten_from": iso(letter.forgotten_from),
         "failure": failure
         and {
-            "at": _iso(failure.at),
+            "at": iso(failure.at),
             "actor": failure.actor,
             "error": failure.error,
             "host": failure.host,
@@ -107,11 +107,7 @@ def _summary(letter: DeadLetter) -> dict[str, object]:
         "id": letter.address.id,
         "queue": letter.address.queue,
         "actor": letter.actor,
-        "slot": _iso(letter.slot),
-        "died_at": _iso(letter.died_at),
+        "slot": iso(letter.slot),
+        "died_at": iso(letter.died_at),
         "why": letter.why,
     }
-
-
-def _iso(at: datetime | None) -> str | None:
-    return None if at is None else at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

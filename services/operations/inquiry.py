@@ -16,10 +16,24 @@ class NoAnswerError(AdjournError):
     """A server has been asked and has not answered in time."""
 
 
+def ask_in_background(ask: Callable[[], T]) -> Future[T]:
+    """Return what will have the answer. The process may end while it hangs."""
+    answer: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            answer.set_result(ask())
+        except Exception as error:  # noqa: BLE001 - whoever wants the answer gets it
+            answer.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return answer
+
+
 class Inquiry(Generic[T]):
     """Asks the same question again and again; ``limit`` is how long to wait for an answer, in seconds.
 
-    ``on_answer`` is called whenever one has come, in the thread that asked.
+    ``on_answer`` is called whenever one has come, in whichever thread.
     """
 
     def __init__(self, ask: Callable[[], T], *, limit: float, on_answer: Callable[[], None]) -> None:
@@ -34,9 +48,8 @@ class Inquiry(Generic[T]):
         if self.is_open:
             return
         self._began = time.monotonic()
-        self._answer = Future()
-        # Nobody waits for it at the end of the process.
-        threading.Thread(target=self._run, args=(self._answer,), daemon=True).start()
+        self._answer = ask_in_background(self._ask)
+        self._answer.add_done_callback(lambda _: self._on_answer())
 
     @property
     def is_open(self) -> bool:
@@ -61,10 +74,3 @@ class Inquiry(Generic[T]):
         if self._answer is None or not self._answer.done():
             raise NoAnswerError(f"it has not answered for {time.monotonic() - self._began:.0f} s")
         return self._answer.result()
-
-    def _run(self, answer: Future[T]) -> None:
-        try:
-            answer.set_result(self._ask())
-        except Exception as error:  # noqa: BLE001 - whoever wants the answer gets it
-            answer.set_exception(error)
-        self._on_answer()

@@ -6,8 +6,8 @@ from datetime import timedelta
 from services.cluster.state import SchedulerState, Status
 from services.operations.overview import Overview, SourceState
 from services.operations.problem import Problem, ProblemKind
-from services.operations.task_problems import OVERDUE_INTERVALS, problems_of_task
-from services.tasks import Task
+from services.operations.task_problems import problems_of_task
+from services.tasks import INTERVALS_WITHOUT_SUCCESS, Task
 from services.wording import how_many, instant, place, span
 
 #: After which a conversation is overdue when nobody knows the interval of its task.
@@ -44,7 +44,7 @@ def _of_conversations(overview: Overview) -> Iterator[Problem]:
     intervals = {task.task: task.interval for task in overview.status.tasks} if overview.status else {}
     for task in Task:
         due, interval = overview.due(task), intervals.get(task)
-        limit = OVERDUE_AFTER if interval is None else OVERDUE_INTERVALS * interval
+        limit = OVERDUE_AFTER if interval is None else INTERVALS_WITHOUT_SUCCESS * interval
         if due.oldest_due is not None and due.oldest_due > limit:
             count = "some" if due.due is None else how_many(due.due, is_capped=due.due_is_capped)
             yield Problem(

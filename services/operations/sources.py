@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING
 import redis
 
 from services.backlog import Backlog
-from services.cluster.state import (
-    Status,
-)
+from services.cluster.state import Status
 from services.cluster.status import read_status
 from services.errors import (
     DatabaseNotMigratedError,

@@ -1,21 +1,15 @@
 """The state of the cluster as one JSON object, for programs. ``adjourn status --help`` explains its keys."""
 
 import json
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
-from services.cluster.state import (
-    Leader,
-    QueueStatus,
-    SchedulerStatus,
-    TaskStatus,
-    Trigger,
-    WorkerStatus,
-)
+from services.cluster.state import Leader, QueueStatus, SchedulerStatus, TaskStatus, Trigger, WorkerStatus
 from services.operations.overview import Overview, Source
 from services.operations.problem import Problem
 from services.operations.problems import problems_of
 from services.operations.punctuality import punctuality_of
 from services.operations.task_problems import is_overdue
+from services.wording import iso
 
 
 def json_text(overview: Overview, *, indent: int | None = 2) -> str:
@@ -25,7 +19,7 @@ def json_text(overview: Overview, *, indent: int | None = 2) -> str:
     report = {
         "punctuality": punctuality_of(overview, problems),
         "problems": [_problem_object(problem) for problem in problems],
-        "now": _iso(overview.now),
+        "now": iso(overview.now),
         "clock": overview.clock,
         "redis": _source_object(overview.redis),
         "database": _source_object(overview.database),
@@ -60,8 +54,8 @@ def _leader_object(leader: Leader) -> dict[str, object]:
         "host": leader.host,
         "pid": leader.pid,
         "term": leader.term,
-        "since": _iso(leader.since),
-        "lease_ends_at": _iso(leader.lease_ends_at),
+        "since": iso(leader.since),
+        "lease_ends_at": iso(leader.lease_ends_at),
     }
 
 
@@ -71,8 +65,8 @@ def _scheduler_object(scheduler: SchedulerStatus) -> dict[str, object]:
         "state": scheduler.state,
         "host": scheduler.host,
         "pid": scheduler.pid,
-        "started_at": _iso(scheduler.started_at),
-        "heard_at": _iso(scheduler.heard_at),
+        "started_at": iso(scheduler.started_at),
+        "heard_at": iso(scheduler.heard_at),
         "loop": scheduler.loop,
     }
 
@@ -83,8 +77,8 @@ def _worker_object(worker: WorkerStatus) -> dict[str, object]:
         "alive": worker.is_alive,
         "host": worker.host,
         "pid": worker.pid,
-        "started_at": _iso(worker.started_at),
-        "heard_at": _iso(worker.heard_at),
+        "started_at": iso(worker.started_at),
+        "heard_at": iso(worker.heard_at),
         "threads": worker.threads,
         "busy": worker.busy,
     }
@@ -96,7 +90,7 @@ def _backlog_object(overview: Overview) -> dict[str, object] | None:
         return None
     return {
         "source": "database" if overview.is_backlog_current else "worker",
-        "measured_at": _iso(backlog.measured_at),
+        "measured_at": iso(backlog.measured_at),
         "active": backlog.active,
         "active_is_estimate": backlog.active_is_estimate,
     }
@@ -114,31 +108,31 @@ def _task_object(task: TaskStatus, overview: Overview) -> dict[str, object]:
         "interval_seconds": _seconds(task.interval),
         "last_slot": slot
         and {
-            "slot": _iso(slot.slot),
+            "slot": iso(slot.slot),
             "outcome": slot.outcome,
-            "enqueued_at": _iso(slot.enqueued_at),
+            "enqueued_at": iso(slot.enqueued_at),
             "late_seconds": _seconds(slot.lateness),
             "term": slot.term,
             "message_id": slot.message_id,
         },
-        "next_slot": _iso(task.next_slot),
+        "next_slot": iso(task.next_slot),
         "overdue": overview.status and is_overdue(task, overview.status),
         "last_run": run
         and {
-            "slot": _iso(run.slot),
-            "started_at": _iso(run.started_at),
-            "ended_at": _iso(run.ended_at),
+            "slot": iso(run.slot),
+            "started_at": iso(run.started_at),
+            "ended_at": iso(run.ended_at),
             "seconds": _seconds(run.duration),
             "outcome": run.outcome,
             "error": run.error,
         },
-        "last_success_at": _iso(task.last_success_at),
+        "last_success_at": iso(task.last_success_at),
         "runs": task.runs,
         "failures": task.failures,
         "ended": task.ended,
-        "awaited_since": _iso(task.awaited_since),
+        "awaited_since": iso(task.awaited_since),
         "dropped": task.dropped,
-        "paused": task.pause and {"at": _iso(task.pause.at), "by": task.pause.by},
+        "paused": task.pause and {"at": iso(task.pause.at), "by": task.pause.by},
         "waiting_trigger": _trigger_object(task.waiting_trigger),
         "last_trigger": _trigger_object(task.last_trigger),
     }
@@ -147,15 +141,11 @@ def _task_object(task: TaskStatus, overview: Overview) -> dict[str, object]:
 def _trigger_object(trigger: Trigger | None) -> dict[str, object] | None:
     if trigger is None:
         return None
-    return {"id": trigger.id, "at": _iso(trigger.at), "by": trigger.by, "message_id": trigger.message_id}
+    return {"id": trigger.id, "at": iso(trigger.at), "by": trigger.by, "message_id": trigger.message_id}
 
 
 def _queue_object(queue: QueueStatus) -> dict[str, object]:
     return {"name": queue.name, "waiting": queue.waiting, "dead": queue.dead}
-
-
-def _iso(at: datetime | None) -> str | None:
-    return None if at is None else at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _seconds(duration: timedelta | None) -> float | None:

@@ -5,12 +5,8 @@ from datetime import timedelta
 
 from services.cluster.state import RunOutcome, Status, TaskStatus
 from services.operations.problem import Problem, ProblemKind
+from services.tasks import INTERVALS_WITHOUT_SUCCESS, SUCCESS_GRACE
 from services.wording import instant, span
-
-#: So many intervals of its task without a run, a conversation is overdue, or success is.
-OVERDUE_INTERVALS = 3
-#: What a task is granted beyond that until it counts as without success: what a run and a change of leader may take.
-SUCCESS_GRACE = timedelta(seconds=15)
 
 
 def problems_of_task(task: TaskStatus, status: Status) -> Iterator[Problem]:
@@ -30,7 +26,7 @@ def problems_of_task(task: TaskStatus, status: Status) -> Iterator[Problem]:
 def _no_success(task: TaskStatus, status: Status) -> str | None:
     if task.pause is not None or task.schedule is None or task.interval is None or task.last_success_at is None:
         return None
-    if status.now - task.last_success_at <= OVERDUE_INTERVALS * task.interval + SUCCESS_GRACE:
+    if status.now - task.last_success_at <= INTERVALS_WITHOUT_SUCCESS * task.interval + SUCCESS_GRACE:
         return None
     return f"no run of {task.task} has succeeded since {instant(task.last_success_at, now=status.now)}"
 

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from services.values import redis_time
+
 #: A reading that took longer is too vague to replace a better one, in seconds: it is wrong by up to half of it.
 VAGUE = 0.5
 #: After so long, in seconds, even a vague reading is better than the old one: quartz drifts, and clocks are set.
@@ -52,5 +54,4 @@ class RedisClock:
         vague = answered_at - asked_at > VAGUE
         if vague and self._reading is not None and answered_at - self._reading.at < OUTDATED:
             return
-        said = datetime.fromtimestamp(seconds, UTC) + timedelta(microseconds=microseconds)
-        self._reading = _Reading(said, (asked_at + answered_at) / 2)
+        self._reading = _Reading(redis_time(seconds, microseconds), (asked_at + answered_at) / 2)

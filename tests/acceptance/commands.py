@@ -1,5 +1,6 @@
 """Run the real commands, as a person or an init system would."""
 
+import json
 import os
 import signal
 import subprocess
@@ -7,6 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from tests.support import free_port, wait_for
 
@@ -25,6 +27,10 @@ class Command:
     @property
     def output(self) -> str:
         return self._output.read_text()
+
+    def logged(self) -> list[dict[str, Any]]:
+        """Return the lines that it has logged as JSON."""
+        return [json.loads(line) for line in self.output.splitlines() if line.startswith("{")]
 
     def wait_for_output(self, text: str, *, times: int = 1, seconds: float = 30) -> None:
         wait_for(lambda: self.output.count(text) >= times, seconds=seconds, what=f"{text!r} in the output")

@@ -30,8 +30,7 @@ COUNT = 30_000
 
 def swept(worker: Command) -> list[dict[str, Any]]:
     """Return the lines about sweeps."""
-    lines = [json.loads(line) for line in worker.output.splitlines() if line.startswith("{")]
-    return [line for line in lines if line["message"] == "swept"]
+    return [line for line in worker.logged() if line["message"] == "swept"]
 
 
 def send_tick(client: redis.Redis, task: str = "idle") -> None:

@@ -23,8 +23,7 @@ PERSON = text("""
 
 def lines(command: Command, message: str) -> list[dict[str, Any]]:
     """Return what a command logged as JSON, with this in its message."""
-    logged = [json.loads(line) for line in command.output.splitlines() if line.startswith("{")]
-    return [line for line in logged if message in line["message"]]
+    return [line for line in command.logged() if message in line["message"]]
 
 
 def sent(scheduler: Command, swept: dict[str, Any]) -> set[str]:

@@ -126,8 +126,7 @@ def slots(client: redis.Redis) -> list[tuple[str, str]]:
 
 def lines(scheduler: Command, message: str) -> list[dict[str, Any]]:
     """Return what a scheduler logged, as JSON, with this message."""
-    logged = [json.loads(line) for line in scheduler.output.splitlines() if line.startswith("{")]
-    return [line for line in logged if line["message"] == message]
+    return [line for line in scheduler.logged() if line["message"] == message]
 
 
 def test_one_of_several_schedulers_leads_and_another_does_when_it_is_stopped(redis_url: str, tmp_path: Path) -> None:

@@ -11,12 +11,7 @@ from typing import Any
 import pytest
 import redis
 
-from services.cluster.state import (
-    Leader,
-    SchedulerState,
-    Status,
-    TaskStatus,
-)
+from services.cluster.state import Leader, SchedulerState, Status, TaskStatus
 from services.cluster.status import read_status
 from services.embedded.redis_server import PrivateRedis
 from services.scheduling.keys import MEMBERS, SEEN, task_key

@@ -1,6 +1,5 @@
 """The metrics of real workers: right across processes and threads, and after one of them was killed."""
 
-import json
 import os
 import re
 import signal
@@ -118,8 +117,7 @@ def send_ticks(directory: Path, variables: dict[str, str], *, each: int) -> None
 
 def lines(worker: Command, message: str) -> list[dict[str, Any]]:
     """Return what a worker logged as JSON with this message."""
-    logged = [json.loads(line) for line in worker.output.splitlines() if line.startswith("{")]
-    return [line for line in logged if line["message"] == message]
+    return [line for line in worker.logged() if line["message"] == message]
 
 
 def swept(worker: Command) -> list[dict[str, Any]]:

@@ -9,10 +9,7 @@ from typing import Any, TypeVar
 import pytest
 import redis
 
-from services.cluster.state import (
-    Asked,
-    TaskStatus,
-)
+from services.cluster.state import Asked, TaskStatus
 from services.cluster.status import read_status
 from services.errors import InvalidValueError
 from services.operations.control import (

@@ -18,6 +18,7 @@ import redis
 from sqlalchemy import Engine
 
 from actors.health import WorkerHealth
+from actors.stopping import Stopping
 from services.cluster.status import read_status
 from services.database import create_database_engine
 from services.health import HealthReport, HealthStatus, Role
@@ -56,16 +57,28 @@ def sqlite_engine(sqlite_url: str) -> Iterator[Engine]:
     engine.dispose()
 
 
+def health_of(client: redis.Redis, engine: Engine, directory: Path) -> tuple[WorkerHealth, Stopping]:
+    """Return the middleware of a worker that watches itself, and the one that knows whether it is stopping."""
+    stopping = Stopping()
+    health = WorkerHealth(
+        load_settings(),
+        client=client,
+        engine=lambda: engine,
+        tally=RunTally(),
+        directory=lambda: directory,
+        is_stopping=stopping.is_stopping,
+    )
+    return health, stopping
+
+
 @contextmanager
 def watched_worker(
     url: str, engine: Engine, directory: Path, *, actor: Callable[[], None] = lambda: None
 ) -> Iterator[Any]:
     """Run a worker of two threads that watches itself, with an actor on the queue ``default``; yield the actor."""
     client = connect(url, timeout=5)
-    health = WorkerHealth(
-        load_settings(), client=client, engine=lambda: engine, tally=RunTally(), directory=lambda: directory
-    )
-    with client, broker_on(url, health) as broker:
+    health, stopping = health_of(client, engine, directory)
+    with client, broker_on(url, stopping, health) as broker:
         declared: Any = dramatiq.actor(broker=broker, actor_name="task")(actor)
         with working(broker, threads=2):
             yield declared
@@ -101,10 +114,8 @@ def test_a_worker_whose_consumer_has_ended_takes_no_messages_and_a_restart_would
     redis_url: str, sqlite_engine: Engine, tmp_path: Path
 ) -> None:
     client = connect(redis_url, timeout=5)
-    health = WorkerHealth(
-        load_settings(), client=client, engine=lambda: sqlite_engine, tally=RunTally(), directory=lambda: tmp_path
-    )
-    with client, broker_on(redis_url, health) as broker:
+    health, stopping = health_of(client, sqlite_engine, tmp_path)
+    with client, broker_on(redis_url, stopping, health) as broker:
         broker.declare_queue("default")
         worker = dramatiq.Worker(broker, worker_timeout=50, worker_threads=1)
         worker.start()
