@@ -56,6 +56,8 @@ lock: ## Pin the dependencies anew, with hashes (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
 		$(LOCK_ARGS) pyproject.toml --group build -o requirements/base.txt
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
+		$(LOCK_ARGS) pyproject.toml --group build --group container -c requirements/base.txt -o requirements/container.txt
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
 		$(LOCK_ARGS) pyproject.toml --extra embedded --group build --group dev -c requirements/base.txt -o requirements/dev.txt
 
 clean: ## Remove the virtual environment, caches and the embedded data
