@@ -61,7 +61,7 @@ def _claims(connection: Connection, now: datetime) -> Executable:
     misnamed = (_e.status != due_status) | (_e.deadline != deadline)
     doubled = select(_c.session_key).where(active).group_by(_c.session_key).having(func.count() > 1).subquery()
     ended_events = select(func.count()).select_from(conversation_events).where(_e.ended)
-    by_deadline = _e.cause != EventCause.CLOSE
+    by_deadline = _e.cause.in_([EventCause.SWEEP, EventCause.ACTIVITY])
     return select(
         _count().label("total"),
         _count(_c.ended_at.is_not(None)).label("ended"),

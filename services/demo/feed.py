@@ -1,16 +1,18 @@
-"""The feed of the demo: people who do not exist write to companies that do not exist, in real time."""
+"""The feed of demo and traffic: people who do not exist write to companies that do not exist, in real time."""
 
 import heapq
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import count
 from random import Random
 from threading import Event
 
 from sqlalchemy import Engine
+from sqlmodel import Session
 
-from services.conversations import open_or_resume_conversation
+from services.conversations import Activity, close_conversation, open_or_resume_conversation
 from services.database import current_time, open_session
 from services.demo.traffic import CHAT, Customer, draw_customers
 from services.timeouts import Timeouts
@@ -36,6 +38,8 @@ class Fed:
     messages: int = 0
     #: Conversations that a message opened.
     opened: int = 0
+    #: Conversations that a company closed.
+    closed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,13 @@ class _Person:
     channel: str
     number: str
     inbox: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Message:
+    person: _Person
+    #: Whether the conversation is closed upon it.
+    closes: bool
 
 
 def feed_conversations(
@@ -55,46 +66,54 @@ def feed_conversations(
     fed: Fed,
     stop: Event,
     rate: float = ARRIVAL_RATE,
+    closing_share: float = 0.0,
 ) -> None:
     """Write messages as they come due, by this machine's pace and the database's clock, until ``stop`` is set.
 
-    ``rate`` is in new customers a second; ``scale`` speeds up what they do, as in ``services.demo.traffic``.
+    ``rate`` is in new customers a second; ``scale`` speeds up what they do, as in ``services.demo.traffic``. Upon
+    ``closing_share`` of the messages the company has no more to say, and closes the conversation.
     Raises what the database raises; the messages of that transaction are then neither written nor counted.
     """
     messages = _messages_in_order(rng, draw_customers(rng, rate=rate, scale=scale))
     started = time.monotonic()
     at, person = next(messages)
     while not stop.is_set():
-        due: list[_Person] = []
+        due: list[_Message] = []
         elapsed = time.monotonic() - started
         while at <= elapsed and len(due) < LARGEST_FEED:
-            due.append(person)
+            due.append(_Message(person, closes=rng.random() < closing_share))
             at, person = next(messages)
         if due:
             opened = _write_messages(engine, due, timeouts)
             fed.messages += len(due)
             fed.opened += opened
+            fed.closed += sum(message.closes for message in due)
         if len(due) < LARGEST_FEED:
             stop.wait(FEED_INTERVAL)
 
 
-def _write_messages(engine: Engine, people: list[_Person], timeouts: Timeouts) -> int:
-    """Write a message of each, in one transaction; return how many conversations they opened."""
+def _write_messages(engine: Engine, messages: list[_Message], timeouts: Timeouts) -> int:
+    """Write them in one transaction; return how many conversations they opened."""
     with open_session(engine) as session, session.begin():
         # Asked within the transaction: on SQLite that is after any sweep that it waited for.
         now = current_time(session.connection())
-        return sum(
-            open_or_resume_conversation(
-                session,
-                owner_id=person.owner_id,
-                channel=person.channel,
-                from_number=person.number,
-                to_number=person.inbox,
-                now=now,
-                timeouts=timeouts,
-            ).opened
-            for person in people
-        )
+        return sum(_write_message(session, message, now, timeouts).opened for message in messages)
+
+
+def _write_message(session: Session, message: _Message, now: datetime, timeouts: Timeouts) -> Activity:
+    person = message.person
+    arrived = open_or_resume_conversation(
+        session,
+        owner_id=person.owner_id,
+        channel=person.channel,
+        from_number=person.number,
+        to_number=person.inbox,
+        now=now,
+        timeouts=timeouts,
+    )
+    if message.closes:
+        close_conversation(session, conv_id=arrived.conversation.conv_id, now=now)
+    return arrived
 
 
 def _messages_in_order(rng: Random, customers: Iterator[Customer]) -> Iterator[tuple[float, _Person]]:

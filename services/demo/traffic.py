@@ -6,6 +6,7 @@ What is drawn are quantiles measured on two public corpora, by inverse transform
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from random import Random
 
 #: Where the quantiles below are taken. The upper end is close-knit: that is where the timeouts bite and where few
@@ -14,6 +15,11 @@ SHARES = (
     *(0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85),
     *(0.875, 0.9, 0.925, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999, 1.0),
 )
+
+
+#: Seconds after a customer's first message from which on nobody is there to see another: what would come then is left
+#: out, so that traffic which goes on for days keeps an hour's messages in memory and no more.
+LONGEST_WATCHED = 3_600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +69,7 @@ class Customer:
     shape: Shape
     #: When the first message comes, in seconds from the start.
     arrives_at: float
-    #: When each message comes, in seconds from the first: never descending, and the first is 0.
+    #: When each message comes, in seconds from the first: never descending, the first is 0, none is after an hour.
     message_times: tuple[float, ...]
 
 
@@ -93,4 +99,5 @@ def draw_customers(rng: Random, *, rate: float, scale: float, chat_share: float 
     while True:
         arrives_at += rng.expovariate(rate)
         shape = CHAT if rng.random() < chat_share else CARE
-        yield Customer(shape, arrives_at, draw_message_times(rng, shape=shape, scale=scale))
+        times = draw_message_times(rng, shape=shape, scale=scale)
+        yield Customer(shape, arrives_at, tuple(takewhile(lambda at: at < LONGEST_WATCHED, times)))

@@ -5,7 +5,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.demo.traffic import CARE, CHAT, SHARES, Shape, draw_customers, draw_message_times, draw_value
+from services.demo.traffic import (
+    CARE,
+    CHAT,
+    LONGEST_WATCHED,
+    SHARES,
+    Shape,
+    draw_customers,
+    draw_message_times,
+    draw_value,
+)
 
 DRAWS = 50_000
 SHAPES = pytest.mark.parametrize("shape", [CHAT, CARE], ids=["chat", "care"])
@@ -58,6 +67,7 @@ def test_times_never_go_back(seed: int, scale: float) -> None:
     assert all(one.arrives_at <= other.arrives_at for one, other in pairwise(customers))
     for customer in customers:
         assert customer.message_times[0] == 0
+        assert customer.message_times[-1] < LONGEST_WATCHED
         assert all(one <= other for one, other in pairwise(customer.message_times))
 
 
