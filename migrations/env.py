@@ -9,6 +9,7 @@ import models.latest  # noqa: F401 - they fill the metadata that autogenerate co
 context.configure(
     connection=context.config.attributes["connection"],
     target_metadata=SQLModel.metadata,
+    version_table=context.config.attributes["version_table"],
     transaction_per_migration=False,
 )
 context.run_migrations()

@@ -21,6 +21,10 @@ class EventCause(StrEnum):
     ACTIVITY = "activity"
     #: The application closed it.
     CLOSE = "close"
+    #: Another writer of the table changed its status: see ``services.foreign_writers``.
+    WRITER = "writer"
+    #: When the table was adopted it was overdue, or not the only one that was active on its session key.
+    ADOPTION = "adoption"
 
 
 CAUSE_TYPE = enum_as_text(EventCause)

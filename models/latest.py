@@ -31,36 +31,45 @@ class LatestConversation(SQLModel, table=True):
 latest_conversations: Table = SQLModel.metadata.tables["latest_conversations"]
 
 
-def _note(opened_at: str) -> str:
+def _note(opened_at: str, schema: str = "") -> str:
     return f"""
-INSERT INTO latest_conversations (session_key, conv_id, opened_at)
+INSERT INTO {schema}latest_conversations (session_key, conv_id, opened_at)
 VALUES (NEW.session_key, NEW.conv_id, {opened_at})
 ON CONFLICT (session_key) DO UPDATE SET conv_id = excluded.conv_id, opened_at = excluded.opened_at
 WHERE latest_conversations.opened_at <= excluded.opened_at;
 """  # noqa: S608 - a fixed expression
 
 
-_FORGET = """
-DELETE FROM latest_conversations WHERE session_key = OLD.session_key AND conv_id = OLD.conv_id;
-"""
-# The writer may have another search_path than the one with these tables.
+def _forget(schema: str = "") -> str:
+    return f"""
+DELETE FROM {schema}latest_conversations WHERE session_key = OLD.session_key AND conv_id = OLD.conv_id;
+"""  # noqa: S608 - a fixed name
+
+
+# Whoever may write conversations needs no right to this table: the function has those of its owner. So it names the
+# table in full; nothing that others have in their search_path, or in a schema of everybody's, is taken for it or for
+# one of its operators. And nobody may put it on a table of their own.
 _KEEP_ON_POSTGRESQL = f"""
-CREATE FUNCTION conversations_keep_latest() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+DO $make$ BEGIN EXECUTE format($function$
+CREATE FUNCTION conversations_keep_latest() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-IF TG_OP <> 'INSERT' THEN{_FORGET}END IF;
-IF TG_OP <> 'DELETE' THEN{_note("NEW.created_at")}END IF;
+IF TG_OP <> 'INSERT' THEN{_forget("%1$s.")}END IF;
+IF TG_OP <> 'DELETE' THEN{_note("NEW.created_at", "%1$s.")}END IF;
 RETURN NULL;
-END $$;
+END $$
+$function$, (SELECT relnamespace::regnamespace FROM pg_class WHERE oid = 'conversations'::regclass)); END $make$;
+REVOKE EXECUTE ON FUNCTION conversations_keep_latest() FROM PUBLIC;
 CREATE TRIGGER conversations_keep_latest AFTER INSERT OR DELETE OR UPDATE OF session_key ON conversations FOR EACH ROW
 EXECUTE FUNCTION conversations_keep_latest()
-"""
+"""  # noqa: S608 - fixed text
 _NOTE_ON_SQLITE = _note(plain_instant("NEW.created_at"))
 _KEEP_ON_SQLITE = [
     f"CREATE TRIGGER conversations_keep_latest_{name} AFTER {change} ON conversations BEGIN{body}END"
     for name, change, body in (
         ("insert", "INSERT", _NOTE_ON_SQLITE),
-        ("delete", "DELETE", _FORGET),
-        ("update", "UPDATE OF session_key", _FORGET + _NOTE_ON_SQLITE),
+        ("delete", "DELETE", _forget()),
+        ("update", "UPDATE OF session_key", _forget() + _NOTE_ON_SQLITE),
     )
 ]
 for _dialect, _statement in [

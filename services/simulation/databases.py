@@ -16,8 +16,9 @@ from sqlalchemy import URL, Connection, Engine, event
 
 from services.database import create_database_engine
 from services.errors import InvalidValueError
+from services.migrations import VERSION_TABLE
 
-_TABLES = ("latest_conversations", "conversation_events", "conversations", "alembic_version")
+_TABLES = ("latest_conversations", "conversation_events", "conversations", VERSION_TABLE)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 from sqlalchemy import Engine, select
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from models import LatestConversation
 from services import migrations
@@ -91,6 +91,37 @@ def test_a_writer_need_not_have_the_tables_in_its_search_path(postgresql_url: st
     )
 
     assert set(latest(engine)) == {conversation.session_key, "another"}
+    engine.dispose()
+
+
+def test_a_role_that_may_write_conversations_only_keeps_the_latest_all_the_same(postgresql_url: str) -> None:
+    engine = create_database_engine(postgresql_url)
+    role = f"adjourn_writer_{uuid.uuid4().hex[:12]}"
+    conversation = opened(engine)
+    run(engine, f"CREATE ROLE {role}; GRANT SELECT, INSERT, UPDATE, DELETE ON conversations TO {role}")
+    as_role = f"SET LOCAL ROLE {role};"
+
+    run(engine, f"{as_role} UPDATE conversations SET session_key = 'another'")
+    assert latest(engine) == {"another": conversation.conv_id}
+    run(engine, f"{as_role} DELETE FROM conversations")
+    assert latest(engine) == {}
+    with pytest.raises(ProgrammingError, match="permission denied"):
+        run(engine, f"{as_role} DELETE FROM latest_conversations")
+
+    run(engine, f"DROP OWNED BY {role}; DROP ROLE {role}")
+    engine.dispose()
+
+
+def test_the_upgrade_that_frees_writers_of_other_rights_waits_for_nobody(postgresql_url: str) -> None:
+    engine = create_database_engine(postgresql_url)
+    migrations.downgrade(engine, "0002")
+    opened(engine)
+
+    with engine.begin() as writer:
+        writer.exec_driver_sql("UPDATE conversations SET session_key = 'another'")
+        migrations.upgrade(engine, "0003")
+
+    assert set(latest(engine)) == {"another"}
     engine.dispose()
 
 

@@ -11,10 +11,10 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Engine, inspect, make_url, text
 from sqlmodel import SQLModel
 
-from services import migrations
+from services import foreign_writers, migrations
 from services.database import check_database, create_database_engine
-from services.errors import DatabaseNotMigratedError, DatabaseUnavailableError
-from tests.support import all_conversations, opened
+from services.errors import AdjournError, DatabaseNotMigratedError, DatabaseUnavailableError, InvalidValueError
+from tests.support import TIMEOUTS, all_conversations, opened
 
 TABLES = {"conversations", "conversation_events", "latest_conversations"}
 
@@ -41,32 +41,33 @@ def postgresql_schema(engine: Engine) -> dict[str, list[dict[str, Any]]]:
             engine,
             "SELECT table_name, ordinal_position, column_name, data_type, character_maximum_length, is_nullable, "
             "column_default, is_identity, identity_generation, is_generated, generation_expression "
-            "FROM information_schema.columns WHERE table_schema = 'public' AND table_name <> 'alembic_version' "
+            "FROM information_schema.columns WHERE table_schema = 'public' AND table_name <> 'adjourn_version' "
             "ORDER BY table_name, ordinal_position",
         ),
         "constraints": rows(
             engine,
             "SELECT conrelid::regclass::text AS relation, conname, pg_get_constraintdef(oid) AS definition "
             "FROM pg_constraint WHERE connamespace = 'public'::regnamespace "
-            "AND conrelid::regclass::text <> 'alembic_version' ORDER BY 1, 2",
+            "AND conrelid::regclass::text <> 'adjourn_version' ORDER BY 1, 2",
         ),
         "storage": rows(engine, "SELECT relname, reloptions FROM pg_class WHERE reloptions IS NOT NULL ORDER BY 1"),
         "triggers": rows(
             engine,
-            "SELECT pg_get_triggerdef(t.oid) AS trigger, pg_get_functiondef(tgfoid) AS function FROM pg_trigger t "
-            "WHERE NOT tgisinternal ORDER BY tgname",
+            "SELECT pg_get_triggerdef(t.oid) AS trigger, pg_get_functiondef(tgfoid) AS function, "
+            "has_function_privilege('public', tgfoid, 'EXECUTE') AS anybody "
+            "FROM pg_trigger t WHERE NOT tgisinternal ORDER BY tgname",
         ),
         "indexes": rows(
             engine,
             "SELECT indexname, indexdef FROM pg_indexes "
-            "WHERE schemaname = 'public' AND tablename <> 'alembic_version' ORDER BY indexname",
+            "WHERE schemaname = 'public' AND tablename <> 'adjourn_version' ORDER BY indexname",
         ),
     }
 
 
 def sqlite_schema(engine: Engine) -> dict[str, Any]:
     found: dict[str, Any] = {"tables": {one["name"] for one in rows(engine, "PRAGMA table_list")}}
-    found["tables"] -= {"alembic_version"}
+    found["tables"] -= {"adjourn_version"}
     found["triggers"] = rows(
         engine, "SELECT name, tbl_name, sql FROM sqlite_master WHERE type = 'trigger' ORDER BY name"
     )
@@ -138,7 +139,8 @@ def test_the_schema_that_is_compared_holds_what_must_not_be_forgotten(empty_engi
 
 def test_alembic_itself_finds_no_difference(engine: Engine) -> None:
     with engine.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        opts = {"compare_type": True, "version_table": migrations.VERSION_TABLE}
+        context = MigrationContext.configure(connection, opts=opts)
         assert compare_metadata(context, SQLModel.metadata) == []
 
 
@@ -148,7 +150,7 @@ def test_down_to_base_leaves_nothing_and_up_again_makes_the_same(empty_engine: E
 
     migrations.downgrade(empty_engine, "base")
 
-    assert [name for _, name in objects(empty_engine)] == ["alembic_version"]
+    assert [name for _, name in objects(empty_engine)] == ["adjourn_version"]
     migrations.upgrade(empty_engine)
     assert schema(empty_engine) == first
     opened(empty_engine)
@@ -209,9 +211,85 @@ def test_a_database_of_an_earlier_version_is_said_to_be(engine: Engine, monkeypa
 
 def test_a_database_of_a_later_version_is_taken_so_that_an_upgrade_can_roll(engine: Engine) -> None:
     with engine.begin() as connection:
-        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+        connection.execute(text("UPDATE adjourn_version SET version_num = '9999'"))
 
     check_database(engine)
+
+
+def test_a_version_table_of_the_platforms_own_is_left_alone(empty_engine: Engine) -> None:
+    with empty_engine.begin() as connection:
+        connection.execute(text("CREATE TABLE alembic_version (version_num varchar(32) NOT NULL)"))
+        connection.execute(text("INSERT INTO alembic_version VALUES ('0001')"))
+
+    migrations.upgrade(empty_engine)
+    check_database(empty_engine)
+    migrations.downgrade(empty_engine, "base")
+
+    assert rows(empty_engine, "SELECT * FROM alembic_version") == [{"version_num": "0001"}]
+
+
+def made_by_somebody_else(engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE conversations (status text)"))
+
+
+def test_a_table_that_somebody_else_made_is_neither_migrated_nor_used(empty_engine: Engine) -> None:
+    made_by_somebody_else(empty_engine)
+    before = objects(empty_engine)
+    on_sqlite = empty_engine.dialect.name == "sqlite"
+    advice = "give it another one" if on_sqlite else "see what adopting it would do with: adjourn adopt --check"
+
+    for use in (migrations.upgrade, check_database):
+        with pytest.raises(
+            AdjournError, match=f"a table conversations that Adjourn did not make; {advice}$"
+        ) as refused:
+            use(empty_engine)
+        assert "\n" not in str(refused.value)
+
+    assert objects(empty_engine) == before
+
+
+def test_a_table_whose_adoption_has_not_ended_is_said_to_be(empty_postgresql_url: str) -> None:
+    engine = create_database_engine(empty_postgresql_url)
+    made_by_somebody_else(engine)
+    with engine.begin() as connection:
+        connection.execute(text(f"CREATE TABLE {migrations.ADOPTION_TABLE} (adopted_at timestamptz)"))
+
+    for use in (migrations.upgrade, check_database):
+        with pytest.raises(AdjournError, match=r"not adopted to the end; run: adjourn adopt$"):
+            use(engine)
+
+    with engine.begin() as connection:
+        migrations.stamp(connection)
+        assert migrations.installed_revision(connection) == migrations.known_revisions()[0]
+    migrations.upgrade(engine)
+    engine.dispose()
+
+
+def test_what_was_adopted_is_not_dropped(postgresql_url: str) -> None:
+    engine = create_database_engine(postgresql_url)
+    with engine.begin() as connection:
+        connection.execute(text(f"CREATE TABLE {migrations.ADOPTION_TABLE} (adopted_at timestamptz)"))
+
+    for revision in ("base", "-1", "-3", "0001-1"):
+        with pytest.raises(InvalidValueError, match=r"not Adjourn's to drop; give it back with: adjourn adopt --undo$"):
+            migrations.downgrade(engine, revision)
+    migrations.downgrade(engine, "0001")
+
+    assert "conversations" in inspect(engine).get_table_names()
+    engine.dispose()
+
+
+def test_down_to_base_takes_the_triggers_for_other_writers_along(empty_postgresql_url: str) -> None:
+    engine = create_database_engine(empty_postgresql_url)
+    migrations.upgrade(engine)
+    with engine.begin() as connection:
+        foreign_writers.install(connection, timeouts=TIMEOUTS)
+
+    migrations.downgrade(engine, "base")
+
+    assert rows(engine, "SELECT proname FROM pg_proc WHERE pronamespace = 'public'::regnamespace") == []
+    engine.dispose()
 
 
 def test_of_many_that_migrate_at_once_each_finds_the_tables_made(empty_postgresql_url: str) -> None:
