@@ -23,7 +23,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlmodel import Session
 
 from models.columns import UtcDateTime
-from services.database_url import parse_database_url, shown_url
+from services.database_url import PREPARED_STATEMENTS, parse_database_url, shown_url
 from services.errors import DatabaseNotMigratedError, DatabaseUnavailableError, first_line
 
 #: How long a statement on SQLite waits for the one writer before it fails, in seconds.
@@ -44,6 +44,9 @@ _DETAIL = re.compile(r"\nDETAIL: .*?(?=\n(?:HINT|QUERY|CONTEXT|SCHEMA NAME|TABLE
 def create_database_engine(url: URL | str, **options: Any) -> Engine:
     """Return an engine for ``url`` as Adjourn needs it; nothing is connected yet.
 
+    With ``prepared_statements=false`` in its query, as ``Settings.database`` writes it, nothing is prepared on the
+    server: the next transaction may meet another one.
+
     Do not carry it across a fork: make one in each process.
     """
     url = parse_database_url(url) if isinstance(url, str) else url
@@ -52,11 +55,13 @@ def create_database_engine(url: URL | str, **options: Any) -> Engine:
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
+    # psycopg prepares what it has sent five times, unless told: never.
+    preparing = {"prepare_threshold": None} if url.query.get(PREPARED_STATEMENTS) == "false" else {}
     engine = create_engine(
-        url,
+        url.difference_update_query([PREPARED_STATEMENTS]),
         # The statements re-check each row that they waited for, as READ COMMITTED does; a stricter level would fail.
         isolation_level="READ COMMITTED",
-        connect_args={"connect_timeout": CONNECT_TIMEOUT, "application_name": "adjourn", **_TCP},
+        connect_args={"connect_timeout": CONNECT_TIMEOUT, "application_name": "adjourn", **_TCP, **preparing},
         pool_pre_ping=True,
         # Parameters are people's numbers and messages' metadata: not for a log.
         hide_parameters=True,
@@ -115,16 +120,18 @@ def check_database(engine: Engine) -> None:
 
     Raises DatabaseUnavailableError or DatabaseNotMigratedError, each in one line.
     """
-    from services.migrations import installed_revision, known_revisions  # noqa: PLC0415 - Alembic is slow to import
+    from services import migrations  # noqa: PLC0415 - Alembic is slow to import
 
     check_reachable(engine)
     shown = shown_url(engine.url)
     with reading(engine) as connection:
         tables = set(inspect(connection).get_table_names())
-        installed = installed_revision(connection)
+        installed = migrations.installed_revision(connection)
+        if migrations.is_foreign(connection):
+            raise DatabaseNotMigratedError(migrations.foreign_table(connection))
     if installed is None or not {"conversations", "conversation_events"} <= tables:
         raise DatabaseNotMigratedError(f"the database at {shown} has no Adjourn tables; run: adjourn migrate")
-    revisions = known_revisions()
+    revisions = migrations.known_revisions()
     if installed in revisions[1:]:
         raise DatabaseNotMigratedError(
             f"the database at {shown} is at revision {installed}, this version needs {revisions[0]}; "

@@ -5,6 +5,10 @@ from sqlalchemy.exc import ArgumentError
 
 from services.errors import InvalidValueError
 
+#: What a URL of PostgreSQL's says, ``true`` or ``false``, of whether statements are prepared on the server. It travels
+#: with the URL so that whoever makes an engine cannot forget it.
+PREPARED_STATEMENTS = "prepared_statements"
+
 _DRIVERS = {"postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg", "sqlite": "sqlite"}
 
 
@@ -26,6 +30,8 @@ def parse_database_url(value: str) -> URL:
     driver = _DRIVERS.get(url.drivername.split("+")[0])
     if driver is None:
         raise InvalidValueError(f"{url.drivername!r} is not supported; use postgresql://… or sqlite:///path")
+    if url.query.get(PREPARED_STATEMENTS, "true") not in {"true", "false"}:
+        raise InvalidValueError(f"its {PREPARED_STATEMENTS} is neither true nor false; write true or false")
     return url.set(drivername=driver)
 
 

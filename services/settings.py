@@ -33,6 +33,8 @@ Duration = Annotated[timedelta, BeforeValidator(_duration)]
 LONGEST_LEASE = timedelta(minutes=10)
 #: More than any database has use for.
 MOST_DRAIN_WORKERS = 100
+#: What begins like this is meant for us. DATABASE_HOST or LOG_FILE may be another program's.
+_OURS = ("BACKGROUND_TASK_", "ADJOURN_", "DATABASE_PREPARE")
 #: How the variables and fields of a task begin.
 _FIELDS = {Task.IDLE: "idle", Task.EXPIRED: "expired"}
 
@@ -47,6 +49,8 @@ class Settings(BaseSettings):
 
     #: Where conversations are kept; SQLite in the data directory when not set.
     database_url: str | None = Field(default=None, alias="DATABASE_URL")
+    #: Whether statements are prepared on the server of PostgreSQL's; behind a transaction pooler they must not be.
+    prepared_statements: bool = Field(default=True, alias="DATABASE_PREPARED_STATEMENTS")
     #: The broker; ``adjourn run`` starts a private one when not set.
     redis_url: str | None = Field(default=None, alias="REDIS_URL")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = Field(default="INFO", alias="LOG_LEVEL")
@@ -166,11 +170,21 @@ class Settings(BaseSettings):
         """The database to use; the embedded one when none is set."""
         from sqlalchemy import URL
 
-        from services.database_url import parse_database_url
-
         if self.database_url is not None:
-            return parse_database_url(self.database_url)
+            return self.reach(self.database_url)
         return URL.create("sqlite", database=str(self.data_dir.expanduser().absolute() / "adjourn.db"))
+
+    def reach(self, database_url: str) -> "URL":
+        """Return the URL of a database to use as that of DATABASE_URL is used: with prepared statements or without.
+
+        Raises InvalidValueError when it is none.
+        """
+        from services.database_url import PREPARED_STATEMENTS, parse_database_url
+
+        url = parse_database_url(database_url)
+        if self.prepared_statements or url.get_backend_name() != "postgresql" or PREPARED_STATEMENTS in url.query:
+            return url
+        return url.update_query_dict({PREPARED_STATEMENTS: "false"})
 
     @cached_property
     def broker_url(self) -> str:
@@ -209,9 +223,7 @@ def load_settings(**overrides: Any) -> Settings:
 def unknown_variables(environment: Mapping[str, str]) -> list[str]:
     """Return the variables that look like settings and are none: misspelt, or of another version."""
     known = {str(field.alias) for field in Settings.model_fields.values()}
-    return sorted(
-        name for name in environment if name.startswith(("BACKGROUND_TASK_", "ADJOURN_")) and name not in known
-    )
+    return sorted(name for name in environment if name.startswith(_OURS) and name not in known)
 
 
 def _one_line(problem: dict[str, Any]) -> str:

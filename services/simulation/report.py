@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from services.errors import InvalidValueError
+from services.settings import load_settings
 from services.simulation import history
 from services.simulation.history import STANDARD_INPUT, replayable
 from services.simulation.outcomes import Distribution, EndedConversation, Outcome
@@ -47,6 +48,8 @@ def print_simulation(
     Raises HistoryError, and InvalidValueError which names the option and says what would be right.
     """
     choices = _choices(idle_timeouts, expire_after)
+    if database is not None:
+        database = load_settings().reach(database).render_as_string(hide_password=False)
     if output == "jsonl" and len(choices) > 1:
         raise InvalidValueError(
             f"--format jsonl prints the conversations of one idle timeout, not of {len(choices)}; "

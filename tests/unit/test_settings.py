@@ -6,7 +6,7 @@ import pytest
 
 from services.errors import SettingsError
 from services.schedules import Cron, Every
-from services.settings import Settings, load_settings
+from services.settings import Settings, load_settings, unknown_variables
 from services.tasks import Task
 from services.timeouts import Timeouts
 from tests.support import NOON
@@ -23,6 +23,7 @@ def _empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_names_that_deployments_set_are_all_known() -> None:
     contract = {
         "DATABASE_URL",
+        "DATABASE_PREPARED_STATEMENTS",
         "REDIS_URL",
         "LOG_LEVEL",
         "LOG_FORMAT",
@@ -51,6 +52,7 @@ def test_an_empty_environment_gives_the_defaults() -> None:
     settings = load_settings()
 
     assert (settings.database_url, settings.redis_url) == (None, None)
+    assert settings.prepared_statements
     assert (settings.log_level, settings.log_format) == ("INFO", "console")
     assert settings.data_dir == Path(".adjourn")
     assert settings.interval == timedelta(seconds=60)
@@ -90,6 +92,7 @@ def refusal(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> str:
     ("variable", "value", "field", "meant"),
     [
         ("DATABASE_URL", "sqlite:////tmp/a.db", "database_url", "sqlite:////tmp/a.db"),
+        ("DATABASE_PREPARED_STATEMENTS", "false", "prepared_statements", False),
         ("REDIS_URL", "redis://host:1234/5", "redis_url", "redis://host:1234/5"),
         ("REDIS_URL", "rediss://host", "redis_url", "rediss://host"),
         ("REDIS_URL", "unix:///run/redis.sock", "redis_url", "unix:///run/redis.sock"),
@@ -149,6 +152,7 @@ def test_a_variable_that_is_set_and_empty_is_not_set(monkeypatch: pytest.MonkeyP
     ("variable", "value", "right"),
     [
         ("LOG_LEVEL", "LOUD", "'DEBUG', 'INFO', 'WARNING', 'ERROR' or 'CRITICAL'"),
+        ("DATABASE_PREPARED_STATEMENTS", "never", "true or false"),
         ("LOG_FORMAT", "xml", "'json' or 'console'"),
         ("BACKGROUND_TASK_SCHEDULER_METRICS_PORT", "65536", "less than or equal to 65535"),
         ("BACKGROUND_TASK_SCHEDULER_METRICS_PORT", "web", "valid integer"),
@@ -191,6 +195,7 @@ def test_a_value_that_makes_no_sense_is_one_line_with_the_variable_the_value_and
         ("DATABASE_URL", "mysql://root:pa55word@host/name", "'mysql' is not supported; use postgresql://"),
         ("DATABASE_URL", "root:pa55word@host", "write it like postgresql://user:password@host/name"),
         ("DATABASE_URL", "postgresql://root:pa55word@host:port/name", "write it like postgresql://"),
+        ("DATABASE_URL", "postgresql://root:pa55word@host/name?prepared_statements=no", "write true or false"),
         ("DATABASE_URL", "pa55word", "write it like postgresql://"),
         ("REDIS_URL", "http://:pa55word@host", "write it like redis://host:6379/0"),
         ("REDIS_URL", ":pa55word@host", "write it like redis://host:6379/0"),
@@ -264,6 +269,44 @@ def test_every_way_to_write_postgresql_uses_our_driver(monkeypatch: pytest.Monke
     assert url.render_as_string(hide_password=False) == (
         "postgresql+psycopg://me:pa55word@host:5433/name?sslmode=require"
     )
+
+
+@pytest.mark.parametrize(
+    ("url", "prepared", "told"),
+    [
+        ("postgresql://me@host/name", "true", None),
+        ("postgresql://me@host/name", "false", "false"),
+        ("postgresql://me@host/name?sslmode=require", "false", "false"),
+        ("postgresql://me@host/name?prepared_statements=false", "true", "false"),
+        ("postgresql://me@host/name?prepared_statements=true", "false", "true"),
+        ("sqlite:////srv/a.db", "false", None),
+    ],
+)
+def test_the_url_of_the_database_carries_whether_statements_are_prepared(
+    monkeypatch: pytest.MonkeyPatch, url: str, prepared: str, told: str | None
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", url)
+    monkeypatch.setenv("DATABASE_PREPARED_STATEMENTS", prepared)
+
+    assert load_settings().database.query.get("prepared_statements") == told
+
+
+@pytest.mark.parametrize(
+    ("variable", "is_ours"),
+    [
+        ("BACKGROUND_TASK_INTERVALL", True),
+        ("ADJOURN_DATA", True),
+        ("DATABASE_PREPARED_STATEMENT", True),
+        ("DATABASE_PREPARE_STATEMENTS", True),
+        ("DATABASE_HOST", False),
+        ("LOG_FILE", False),
+    ],
+)
+def test_a_variable_that_is_misspelt_is_noticed_and_another_programs_is_not(variable: str, is_ours: bool) -> None:  # noqa: FBT001
+    environment = dict.fromkeys(VARIABLES, "1")
+    assert unknown_variables(environment) == []
+
+    assert unknown_variables({**environment, variable: "1"}) == [variable] * is_ours
 
 
 def test_the_embedded_database_is_in_the_data_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
