@@ -11,14 +11,15 @@ from dramatiq.common import current_millis
 from dramatiq.middleware import default_middleware
 
 from actors.endpoint import WorkerEndpoint
-from actors.engine import get_probe_engine
+from actors.engine import cut_connections, get_probe_engine
 from actors.failures import DeadLetterNotes
 from actors.health import WorkerHealth
 from actors.log_ids import LogIds
 from actors.orphans import EndWithCommand
+from actors.parting import REDIS_PATIENCE, Parting
 from actors.pickup import FrugalBroker, PromptPickup
 from actors.settings import settings
-from actors.startup import WorkerStart
+from actors.startup import WorkerStart, missing
 from actors.stopping import Stopping
 from actors.ticks import TickMiddleware, is_tick
 from services.errors import DataDirectoryError
@@ -135,15 +136,18 @@ def load_metrics() -> "Metrics | None":
 def create_broker(metrics: "Metrics | None") -> TickBroker:
     """Return the broker of ``REDIS_URL`` with dramatiq's default middleware, its metrics and ours."""
     client = connect(settings.broker_url, timeout=REDIS_TIMEOUT)
+    probe = connect(settings.broker_url, timeout=REDIS_PATIENCE)
+    start = WorkerStart(stopping, missing=missing)
     middleware = [
         LogIds(),
         *([] if metrics is None else [metrics]),
+        PromptPickup(),
         *(make() for make in default_middleware),
         TickMiddleware(RunRecord(client), on_dropped=_count_dropped),
         DeadLetterNotes(client),
-        WorkerStart(),
-        PromptPickup(),
+        start,
         stopping,
+        Parting(stopping, client=client, probe=probe, cut_database=cut_connections),
         EndWithCommand(stopping),
         WorkerHealth(
             settings,
@@ -152,10 +156,11 @@ def create_broker(metrics: "Metrics | None") -> TickBroker:
             tally=tally,
             directory=run_directory,
             is_stopping=stopping.is_stopping,
+            awaited=start.awaited,
         ),
         WorkerEndpoint(),
     ]
-    return TickBroker(client=client, middleware=middleware)
+    return TickBroker(client=client, middleware=middleware, stopping=stopping)
 
 
 def _count_dropped(actor: str) -> None:

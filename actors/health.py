@@ -43,6 +43,7 @@ class WorkerHealth(Middleware):
 
     ``engine`` and ``directory`` are called in the process, after the fork, when its threads run. What fails then is in
     the log; the worker works all the same. Once it ``is_stopping``, that its threads end is no sign of trouble.
+    ``awaited`` says what it waits for before it takes messages, None when it does not.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class WorkerHealth(Middleware):
         tally: RunTally,
         directory: Callable[[], Path],
         is_stopping: Callable[[], bool],
+        awaited: Callable[[], str | None] = lambda: None,
     ) -> None:
         self._settings = settings
         self._client = client
@@ -61,6 +63,7 @@ class WorkerHealth(Middleware):
         self._tally = tally
         self._directory = directory
         self._is_stopping = is_stopping
+        self._awaited = awaited
         #: By the id of the message. Its methods are atomic, so whoever reads it waits for nobody.
         self._runs: dict[str, Run] = {}
         self._watch: WorkerWatch | None = None
@@ -94,6 +97,7 @@ class WorkerHealth(Middleware):
             tally=self._tally,
             threads=threads,
             is_ending=self._is_stopping,
+            awaited=self._awaited,
         )
         watch.start()
         self._watch = watch

@@ -1,46 +1,135 @@
-"""How a worker takes messages: at once, and none that it has no thread for."""
+"""How a worker takes messages: at once, none that it has no thread for, and none once it is told to stop."""
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from threading import Lock
 from typing import Any
 
 import dramatiq
-from dramatiq.broker import Consumer
+import redis
+from dramatiq.broker import Consumer, MessageProxy
 from dramatiq.brokers.redis import RedisBroker, _RedisConsumer
-from dramatiq.middleware import Middleware
+from dramatiq.errors import ConnectionClosed
+from dramatiq.middleware import Middleware, SkipMessage
+
+from actors.stopping import Stopping
+from services.errors import first_line
+from services.logs import get_logger
 
 #: How long an idle worker may sleep until it looks for messages again, in milliseconds. dramatiq's own second is as
 #: long as the shortest interval.
 IDLE_PAUSE_MS = 100
+#: While Redis does not answer: from one look for messages to the next, and from one try to say that a message is done
+#: to the next, in seconds. They are dramatiq's, which would not wake up from them when the worker is told to stop.
+LOOK_INTERVAL = 3.0
+SETTLE_INTERVAL = 5.0
+
+log = get_logger(__name__)
 
 
 class WatchedConsumer(_RedisConsumer):
-    """A consumer that leaves word with its broker of when it looked for messages."""
+    """A consumer that leaves word with its broker of when it looked for messages.
+
+    While Redis does not answer it waits, and keeps what it holds. Once the worker is told to stop it waits for Redis no
+    more, and hands back what it took and nobody has started.
+    """
+
+    broker: "FrugalBroker"
 
     def __next__(self) -> Any:
         """Return the next message, or None when there is none for now."""
         self.broker.looked_at[self.queue_name] = time.monotonic()
-        return super().__next__()
+        try:
+            message = super().__next__()
+        except (ConnectionClosed, redis.RedisError):  # the broker has said why
+            self.broker.stopping.wait(LOOK_INTERVAL)
+            return None
+        if message is None or not self.broker.stopping.is_stopping():
+            return message
+        self._hand_back(message)
+        self.close()
+        return None
+
+    def ack(self, message: MessageProxy) -> None:
+        """Say that a message is done, or hand it back when it was not started."""
+        if message.message_id in self.broker.unstarted:
+            self._hand_back(message)
+        else:
+            self._settle("ack", message)
+
+    def nack(self, message: MessageProxy) -> None:
+        """Say that a message has failed for good."""
+        self._settle("nack", message)
+
+    def requeue(self, messages: Iterable[MessageProxy]) -> None:
+        """Hand messages back to their queue. That it cannot be done is logged, not raised: dramatiq would end."""
+        given = list(messages)
+        try:
+            super().requeue(given)
+        except redis.RedisError as error:
+            log.warning(
+                "messages not handed back: another worker runs them in a minute or two",
+                queue=self.queue_name,
+                count=len(given),
+                reason=first_line(error),
+            )
+
+    def close(self) -> None:
+        """Hand back what was fetched and nobody has seen."""
+        fetched, self.message_cache = self.message_cache, []
+        self.requeue(MessageProxy(dramatiq.Message.decode(data)) for data in fetched)
+
+    def _hand_back(self, message: MessageProxy) -> None:
+        self.requeue([message])
+        self.queued_message_ids.discard(message.message_id)
+
+    def _settle(self, command: str, message: MessageProxy) -> None:
+        try:
+            while True:
+                # Once it is told, one try is all.
+                is_last = self.broker.stopping.is_stopping()
+                try:
+                    self.broker.settle(command, self.queue_name, message.options["redis_message_id"])
+                except (redis.ConnectionError, redis.TimeoutError) as error:
+                    if is_last:
+                        log.warning(
+                            "redis was not told that a message is done: it comes back, which is harmless",
+                            actor=message.actor_name,
+                            message_id=message.message_id,
+                            reason=first_line(error),
+                        )
+                        return
+                    self.broker.stopping.wait(SETTLE_INTERVAL)
+                else:
+                    return
+        finally:
+            self.queued_message_ids.discard(message.message_id)
 
 
 class FrugalBroker(RedisBroker):
     """A RedisBroker whose worker fetches no message that it has no thread for, whichever queues they lie in.
 
     dramatiq fetches two messages a thread, of each queue. What comes in behind long runs would then wait in one
-    process, while others have nothing to do.
+    process, while others have nothing to do. Nothing is fetched while it is not ``is_open``, nor once the worker is
+    told to stop.
     """
 
     #: How many messages this process may hold, running ones included; None: as many as dramatiq says.
     capacity: int | None = None
+    #: Whether this process may take messages yet.
+    is_open: bool = True
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, *, stopping: Stopping | None = None, **options: Any) -> None:
         super().__init__(**options)
+        self.stopping = stopping or Stopping()
         #: When the consumer of each queue looked for messages last, on the monotonic clock, in seconds.
         self.looked_at: dict[str, float] = {}
+        #: The ids of messages that a thread took and must not start.
+        self.unstarted: set[str] = set()
         self._consumers: dict[str, Any] = {}
         self._fetching = Lock()
+        self._is_cut_off = False
 
     @property
     def consumer_class(self) -> type[WatchedConsumer]:
@@ -68,6 +157,8 @@ class FrugalBroker(RedisBroker):
 
         Delayed messages wait for no thread. To look for them shows dramatiq that this process lives, when it is full.
         """
+        if not self.is_open or self.stopping.is_stopping():
+            return []
         if self.capacity is None or queue_name in self.delay_queues:
             return self._fetch(queue_name, count)
         with self._fetching:
@@ -80,8 +171,21 @@ class FrugalBroker(RedisBroker):
             fetched: list[bytes] = consumer.message_cache
             return fetched
 
+    def settle(self, command: str, queue_name: str, redis_message_id: str) -> None:
+        """Say that a message is done (``ack``) or has failed for good (``nack``). Raises redis.RedisError."""
+        self._dispatch(command)(queue_name, redis_message_id)
+
     def _fetch(self, queue_name: str, count: int) -> list[bytes]:
-        fetched: list[bytes] = self._dispatch("fetch")(queue_name, count)
+        try:
+            fetched: list[bytes] = self._dispatch("fetch")(queue_name, count)
+        except redis.RedisError as error:
+            if not self._is_cut_off and not self.stopping.is_stopping():
+                self._is_cut_off = True
+                log.error("no messages are taken: redis does not answer, or refuses", reason=first_line(error))  # noqa: TRY400 - one line
+            raise
+        if self._is_cut_off:
+            self._is_cut_off = False
+            log.info("messages are taken again: redis is back")
         return fetched
 
 
@@ -89,7 +193,7 @@ class PromptPickup(Middleware):
     """Has a worker look for messages ten times a second, and hold no more of them than it has threads.
 
     dramatiq's own variables, where they are set, say otherwise: ``dramatiq_worker_timeout`` and
-    ``dramatiq_queue_prefetch``.
+    ``dramatiq_queue_prefetch``. Put it before whatever notes that a run begins.
     """
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
@@ -105,8 +209,8 @@ class PromptPickup(Middleware):
         if isinstance(broker, FrugalBroker):
             broker.begin(capacity)
 
-    def before_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
-        """Fetch no more: what came in while the last runs end would wait for that, and be put back."""
-        del worker
-        if isinstance(broker, FrugalBroker):
-            broker.capacity = 0
+    def before_process_message(self, broker: dramatiq.Broker, message: MessageProxy) -> None:
+        """Start no message once the worker is told to stop: it goes back to its queue."""
+        if isinstance(broker, FrugalBroker) and broker.stopping.is_stopping():
+            broker.unstarted.add(message.message_id)
+            raise SkipMessage

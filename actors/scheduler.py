@@ -4,10 +4,12 @@ import atexit
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cache
+from types import FrameType
 
 from actors.broker import REDIS_TIMEOUT, TickBroker, broker
 from actors.settings import settings
@@ -32,13 +34,38 @@ def start_scheduler() -> Scheduler:
     for variable in ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir"):
         os.environ.pop(variable, None)
     scheduler = create_scheduler(broker, settings)
+    end = _End()
     for number in _ENDING:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
-            signal.signal(number, lambda *_: sys.exit(0))
+            signal.signal(number, end)
     atexit.register(_resign, scheduler)
     scheduler.start()
     _serve(scheduler)
+    end.allow()
     return scheduler
+
+
+class _End:
+    """Ends the process on a signal, but not in the middle of its start.
+
+    Python imports modules then, and drops an exception that a signal raises at the wrong moment of that: this process
+    would go on, and lead.
+    """
+
+    def __init__(self) -> None:
+        self._is_allowed = self._is_told = False
+
+    def __call__(self, _signal: int, _frame: FrameType | None) -> None:
+        """Take a signal."""
+        self._is_told = True
+        if self._is_allowed:
+            sys.exit(0)
+
+    def allow(self) -> None:
+        """End from now on, and at once when there was a signal."""
+        self._is_allowed = True
+        if self._is_told:
+            sys.exit(0)
 
 
 def _serve(scheduler: Scheduler) -> None:
@@ -64,7 +91,14 @@ def _resign(scheduler: Scheduler) -> None:
     scheduler.stop()
 
 
-def create_scheduler(broker: TickBroker, settings: Settings) -> Scheduler:
+def wake_loop() -> None:
+    """Send Periodiq's loop the alarm that it waits for, from any thread, if it has one."""
+    main = threading.main_thread().ident
+    if main is not None and callable(signal.getsignal(signal.SIGALRM)):
+        signal.pthread_kill(main, signal.SIGALRM)
+
+
+def create_scheduler(broker: TickBroker, settings: Settings, *, wake_loop: Callable[[], None] = wake_loop) -> Scheduler:
     """Return a scheduler of the broker's periodic actors, through which the broker sends their ticks from now on."""
     broker.scheduler = Scheduler(
         {name: actor.options["periodic"] for name, actor in broker.actors.items() if "periodic" in actor.options},
@@ -75,6 +109,7 @@ def create_scheduler(broker: TickBroker, settings: Settings) -> Scheduler:
         timing=Timing(settings.lease_timeout, settings.renew_interval, settings.catchup_window),
         push=broker.scripts["dispatch"],
         send=lambda actor, options: broker.get_actor(actor).send_with_options(**options),
+        wake_loop=wake_loop,
     )
     return broker.scheduler
 

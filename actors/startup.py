@@ -1,34 +1,97 @@
-"""What a worker checks before it works, so that a wrong address is one line and not a stream of errors."""
+"""What a worker waits for before it takes a message: Redis, the database, and its tables."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from threading import Thread
+from time import monotonic
 
 import dramatiq
 from dramatiq.middleware import Middleware
 
 from actors.engine import get_engine
+from actors.pickup import FrugalBroker
 from actors.settings import settings
+from actors.stopping import Stopping
 from services.database import check_database
-from services.errors import AdjournError
+from services.errors import AdjournError, first_line
+from services.logs import get_logger
 from services.monitoring.run_directory import run_directory
 from services.redis_client import check_redis
 
+#: From one look to the next, in seconds.
+INTERVAL = 0.5
+#: From one line about the waiting to the next, in seconds.
+LINE_INTERVAL = 60.0
+
+log = get_logger(__name__)
+
 
 class WorkerStart(Middleware):
-    """End a worker that cannot reach Redis or the database, finds the database not migrated, or cannot tell how it is.
+    """Lets a worker take messages when Redis and the database answer and the tables are those of this version.
 
-    dramatiq stops the whole command when one of its processes ends.
+    Containers and units start in any order, and what is not there yet may come. Only a worker that cannot tell how it
+    is ends: dramatiq stops the whole command when one of its processes does. ``missing`` yields what is not there, in
+    words. It is asked every ``interval`` seconds, and what it says is a line every ``line_interval`` seconds.
     """
 
+    def __init__(
+        self,
+        stopping: Stopping,
+        *,
+        missing: Callable[[], Iterator[str]],
+        interval: float = INTERVAL,
+        line_interval: float = LINE_INTERVAL,
+    ) -> None:
+        self._stopping = stopping
+        self._missing = missing
+        self._interval = interval
+        self._line_interval = line_interval
+        self._awaited: str | None = "it has just been started"
+
+    def awaited(self) -> str | None:
+        """Return what this process waits for, in words; None once it takes messages."""
+        return self._awaited
+
     def before_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
-        """Check them."""
-        del broker, worker
-        _end_unless(run_directory)
-        _end_unless(lambda: check_redis(settings.broker_url))
-        _end_unless(lambda: check_database(get_engine()))
+        """Take no message yet."""
+        del worker
+        try:
+            run_directory()
+        except AdjournError as error:
+            raise SystemExit(f"adjourn: {error}") from None
+        if isinstance(broker, FrugalBroker):
+            broker.is_open = False
+
+    def after_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
+        """Begin to wait, beside dramatiq: who waits answers for itself, and ends when it is told to."""
+        del worker
+        if isinstance(broker, FrugalBroker):
+            Thread(target=self._wait, args=(broker,), name="start", daemon=True).start()
+
+    def _wait(self, broker: FrugalBroker) -> None:
+        say_at = monotonic()
+        has_waited = False
+        while missing := "; ".join(self._missing()):
+            self._awaited = missing
+            if monotonic() >= say_at:
+                log.warning("still waiting" if has_waited else "waiting before any message is taken", reason=missing)
+                say_at = monotonic() + self._line_interval
+                has_waited = True
+            if self._stopping.wait(self._interval):
+                return
+        if has_waited:
+            log.info("nothing is missing any more: messages are taken from now on")
+        self._awaited = None
+        broker.is_open = True
 
 
-def _end_unless(check: Callable[[], object]) -> None:
-    try:
-        check()
-    except AdjournError as error:
-        raise SystemExit(f"adjourn: {error}") from None
+def missing() -> Iterator[str]:
+    """Yield what a worker of these settings cannot do without, as far as it is not there, in words."""
+    checks: tuple[Callable[[], object], ...] = (
+        lambda: check_redis(settings.broker_url),
+        lambda: check_database(get_engine()),
+    )
+    for check in checks:
+        try:
+            check()
+        except Exception as error:  # noqa: BLE001 - whatever it is, it may pass, and nobody else would say it
+            yield first_line(error)

@@ -90,7 +90,8 @@ def _sweep_in_rounds(
         elapsed = stopwatch() - started
         left = settings.time_budget - timedelta(seconds=elapsed)
         met_backlog = sweep.count >= settings.batch_size
-        if not met_backlog or not sweep.drained or left <= timedelta(0):
+        is_over = shift is not None and shift.is_over
+        if not met_backlog or not sweep.drained or left <= timedelta(0) or is_over:
             drained = sweep.drained and not met_backlog
             return Sweep(sweep_id, task, count, batches, elapsed, drained=drained)
 

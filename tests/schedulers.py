@@ -68,7 +68,12 @@ def broker_on(url: str, *middleware: Middleware) -> Iterator[TickBroker]:
 def scheduler_of(broker: TickBroker, url: str, **variables: str) -> Scheduler:
     """Return a scheduler of the broker's actors that has not started; ``variables`` without their prefix."""
     given = {f"BACKGROUND_TASK_{name.upper()}": value for name, value in variables.items()}
-    return create_scheduler(broker, load_settings(REDIS_URL=url, **given))
+    # The alarm of this process is pytest's.
+    return create_scheduler(broker, load_settings(REDIS_URL=url, **given), wake_loop=_nothing)
+
+
+def _nothing() -> None:
+    """Wake nobody."""
 
 
 @contextmanager

@@ -71,9 +71,7 @@ class Stack:
             if self._output.isatty():
                 environment.setdefault("FORCE_COLOR", "1")  # the commands write to a pipe, a person reads it
             exits.callback(self._stop_children)
-            # Else it would go on telling a Redis that died with us of what it did.
-            patience = ("--worker-shutdown-timeout", f"{STOP_TIMEOUT * 1000:.0f}")
-            self._start("worker", environment, "dramatiq", "actors", "--processes", "1", "--threads", "4", *patience)
+            self._start("worker", environment, "dramatiq", "actors", "--processes", "1", "--threads", "4")
             self._start("scheduler", environment, "periodiq", "actors")
             log.info(
                 "started",

@@ -16,7 +16,7 @@ from services.logs import configure_logging
 from services.monitoring.endpoint import Endpoint
 from services.monitoring.run_directory import run_directory
 from services.monitoring.worker_health import read_worker_health
-from services.monitoring.worker_state import read_states
+from services.monitoring.worker_state import is_there, told_pids
 from services.redis_client import connect
 from services.settings import Settings, load_settings
 
@@ -37,8 +37,11 @@ def serve_worker() -> int:
     _endpoint(settings, directory).serve_in_background()
     parent = multiprocessing.parent_process()
     commands = [] if parent is None else [parent.sentinel]
+    workers: set[int] = set()
     while not wait(commands, timeout=LOOK_INTERVAL):
-        if told_to_end.is_set() and not read_states(directory):
+        workers |= told_pids(directory)
+        # Their command has seen them end, then. That this process ends is also what wakes it up: it waits for lines.
+        if told_to_end.is_set() and not any(is_there(pid) for pid in workers):
             break
     return 0
 

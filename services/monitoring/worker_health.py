@@ -36,7 +36,14 @@ def judge_worker(
     beating = [state for state in states if now - state.heard <= SILENCE]
     blocking = [*_of_command(frozen, command), *_of_silent(states, now, frozen), *_of_threads(beating)]
     telling = [state for state in beating if now - state.told <= SILENCE]
-    reasons = [*blocking, *_of_mute(beating, telling), *_of_dependencies(telling), *_of_runs(telling, now)]
+    waiting = [state for state in telling if state.awaited is not None]
+    reasons = [
+        *blocking,
+        *_of_mute(beating, telling),
+        *_of_starts(waiting),
+        *_of_dependencies([state for state in telling if state not in waiting]),
+        *_of_runs(telling, now),
+    ]
     if not states:
         reasons.append("no worker process is there")
     status = HealthStatus.DEGRADED if reasons else HealthStatus.HEALTHY
@@ -76,6 +83,11 @@ def _of_threads(beating: Sequence[WorkerState]) -> Iterator[str]:
     for state in beating:
         for reason in state.threads.gone:
             yield f"worker process {state.pid}: {reason}"
+
+
+def _of_starts(waiting: Sequence[WorkerState]) -> Iterator[str]:
+    for state in waiting:
+        yield f"worker process {state.pid} takes no messages yet: {state.awaited}"
 
 
 def _of_dependencies(beating: Sequence[WorkerState]) -> Iterator[str]:

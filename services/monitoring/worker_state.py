@@ -56,6 +56,8 @@ class WorkerState:
     expected: Mapping[Task, Expectation] = field(default_factory=dict)
     #: Whether it was told to stop, and lets its runs come to an end.
     is_ending: bool = False
+    #: What it waits for before it takes messages, in words.
+    awaited: str | None = None
 
 
 _AS_JSON = TypeAdapter(WorkerState)
@@ -100,6 +102,13 @@ def read_states(directory: Path) -> list[WorkerState]:
         with suppress(OSError, ValueError):  # it has just been removed, or somebody else wrote it
             states.append(_read_state(path))
     return sorted((state for state in states if is_there(state.pid)), key=lambda state: (state.started, state.pid))
+
+
+def told_pids(directory: Path) -> set[int]:
+    """Return the worker processes that have written down their state, and not come to their end since."""
+    return {
+        int(pid) for path in directory.glob("worker-*.json") if (pid := path.stem.removeprefix("worker-")).isdigit()
+    }
 
 
 def _read_state(path: Path) -> WorkerState:

@@ -15,7 +15,7 @@ from services.logs import get_logger
 from services.monitoring.success_watch import SuccessWatch
 from services.monitoring.worker_beat import WorkerBeat
 from services.monitoring.worker_presence import WorkerPresence
-from services.monitoring.worker_probes import PATIENCE, Probe
+from services.monitoring.worker_probes import Probe
 from services.monitoring.worker_state import Threads, WorkerState
 from services.schedules import Schedule
 from services.tally import RunTally
@@ -23,6 +23,8 @@ from services.tasks import Task
 
 log = get_logger(__name__)
 
+#: How long a question to Redis that is under way may take at the end, in seconds.
+PARTING_PATIENCE = 1.0
 #: Reads no row, and fails unless the database, the table and the right to read it are there.
 _QUESTION = select(conversations.c.conv_id).where(false())
 
@@ -32,7 +34,7 @@ class WorkerWatch:
 
     ``threads`` says what dramatiq's threads do, given for how long Redis has been answering, in seconds; it must return
     at once. ``schedules`` are those of the tasks that are enabled. ``is_ending`` says whether its last
-    runs come to their end.
+    runs come to their end, ``awaited`` what it waits for before it takes messages.
     """
 
     def __init__(
@@ -46,12 +48,14 @@ class WorkerWatch:
         tally: RunTally,
         threads: Callable[[float], Threads],
         is_ending: Callable[[], bool],
+        awaited: Callable[[], str | None],
     ) -> None:
         self._started_at, self._started = datetime.now(UTC), time.monotonic()
         self._engine = engine
         self._tally = tally
         self._threads_now = threads
         self._is_ending = is_ending
+        self._awaited = awaited
         self._presence = WorkerPresence(
             client,
             queues=queues,
@@ -71,10 +75,11 @@ class WorkerWatch:
         self._redis.start()
 
     def stop(self) -> None:
-        """End, and tell Redis that this process is gone."""
+        """End, and tell Redis that this process is gone. A database that hangs is not waited for."""
         self._beat.stop()
-        for probe in (self._redis, self._database):
-            probe.stop(timeout=PATIENCE)
+        self._database.stop(timeout=0)
+        # Else its answer might come after we have left, and this process would be there for five minutes.
+        self._redis.stop(timeout=PARTING_PATIENCE)
         try:
             self._presence.leave()
         except redis.RedisError as error:
@@ -101,4 +106,5 @@ class WorkerWatch:
             tasks=self._tally.counts(),
             expected=self._presence.expected,
             is_ending=self._is_ending(),
+            awaited=self._awaited(),
         )

@@ -32,6 +32,8 @@ from services.tasks import Task, actor_of
 
 #: How late Periodiq's loop may be before a renewal sends in its place, and what it sends counts as caught up.
 LATE = timedelta(seconds=1)
+#: How late it may be before its alarm is taken for lost: the sends of a round may take a few seconds.
+LOST = timedelta(seconds=5)
 #: How long the lease may take to be given back at the end, in seconds.
 STOP_TIMEOUT = 5.0
 _TASKS = {actor_of(task): task for task in Task}
@@ -52,8 +54,9 @@ class Scheduler:
     """One scheduler: the election, the fenced enqueue, and making up for what was missed.
 
     ``actors`` are all that may be triggered, ``schedules`` those of them that have one, ``queues`` where their messages
-    lie. ``send`` sends a message to an actor, with options, through ``enqueue`` or ``trigger`` in the end. ``client``
-    must not repeat by itself what it sends, and must give up within a second or so; ``listener`` may do as it likes.
+    lie. ``send`` sends a message to an actor, with options, through ``enqueue`` or ``trigger`` in the end, and
+    ``wake_loop`` wakes Periodiq's loop from another thread. ``client`` must not repeat by itself what it sends, and
+    must give up within a second or so; ``listener`` may do as it likes.
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class Scheduler:
         timing: Timing,
         push: Script,
         send: Callable[[str, Mapping[str, Any]], object],
+        wake_loop: Callable[[], None],
     ) -> None:
         self.clock = RedisClock()
         self.loop = LoopWatch()
@@ -77,6 +81,7 @@ class Scheduler:
         self._client = client
         self._timing = timing
         self._send = send
+        self._wake_loop = wake_loop
         self._lease = Lease(client, timeout=timing.lease_timeout, clock=self.clock)
         self._queue = FencedQueue(client, self._lease, push=push)
         self._election = Election(
@@ -304,6 +309,10 @@ class Scheduler:
 
     def _about(self) -> str:
         """Return what others are told of this scheduler, JSON."""
+        if self._election.redis_answers and self.loop.late() > LOST.total_seconds():
+            # It waits for an alarm that is over: one that comes just before a thread begins to wait, as it may on a
+            # machine that is short of time, is not noticed before the next signal.
+            self._wake_loop()
         alive = self._is_loop_alive()
         if alive != self._loop_was_alive:
             self._loop_was_alive = alive

@@ -50,9 +50,14 @@ class Shift:
         #: What Redis may have of this run, and must not keep when it has ended.
         self._names = {str(self.sweep_id)} if self.was_called else set()
 
+    @property
+    def is_over(self) -> bool:
+        """Whether this process is about to end, so that its run takes no further batch."""
+        return self._is_stopping()
+
     def proceed(self) -> bool:
         """Return whether to take another batch, after one that was full. Asks Redis once a second at most."""
-        if self._is_stopping():
+        if self.is_over:
             return False
         if self._ask_at is not None and self._monotonic() >= self._ask_at:
             self._ask()

@@ -171,6 +171,42 @@ def test_a_scheduler_that_was_told_to_ignore_a_signal_does(redis_url: str, tmp_p
         assert scheduler.process.poll() is None
 
 
+LOSES_AN_ALARM = """
+import periodiq
+
+calls, alarm = iter(range(1_000)), periodiq.alarm
+
+def lose_the_second(seconds):
+    if next(calls) == 1:
+        print("an alarm is lost", flush=True)
+    else:
+        alarm(seconds)
+
+periodiq.alarm = lose_the_second
+periodiq.entrypoint()
+"""
+
+
+def test_a_scheduler_whose_alarm_is_lost_goes_on_within_seconds(redis_url: str, tmp_path: Path) -> None:
+    (tmp_path / "lossy.py").write_text(LOSES_AN_ALARM)
+    variables = {
+        "REDIS_URL": redis_url,
+        "LOG_LEVEL": "DEBUG",
+        "LOG_FORMAT": "json",
+        "BACKGROUND_TASK_INTERVAL": "3",
+        "BACKGROUND_TASK_LEASE_TIMEOUT": "2",
+        "BACKGROUND_TASK_RENEW_INTERVAL": "1",
+        "BACKGROUND_TASK_SCHEDULER_METRICS_PORT": "0",
+    }
+    with running("python", "lossy.py", "actors", directory=tmp_path, variables=variables) as scheduler:
+        scheduler.wait_for_output("an alarm is lost")
+        # Renewals send in the meantime, late; what its loop sends itself is on time.
+        wait_for(
+            lambda: '"message": "enqueued"' in scheduler.output.partition("an alarm is lost")[2],
+            what="a tick of the loop that had lost its alarm",
+        )
+
+
 def test_a_scheduler_tells_prometheus_whether_it_leads_and_how_late_its_ticks_are(
     redis_url: str, tmp_path: Path
 ) -> None:
@@ -245,34 +281,6 @@ def test_a_setting_that_makes_no_sense_ends_a_command_with_a_line(
     assert ended.returncode != 0
     assert lines, ended.stderr
     assert all(said in line for line in lines)
-    assert "Traceback" not in ended.stderr
-    assert "secret" not in ended.stderr
-
-
-def test_a_worker_without_redis_ends_with_a_line(sqlite_url: str, tmp_path: Path) -> None:
-    variables = {"DATABASE_URL": sqlite_url, "REDIS_URL": "redis://:secret@127.0.0.1:1/0"}
-    ended = run("dramatiq", "actors", directory=tmp_path, variables=variables)
-
-    assert ended.returncode != 0
-    assert "adjourn: cannot use Redis at redis://***@127.0.0.1:1/0" in ended.stderr
-    assert "Traceback" not in ended.stderr
-    assert "secret" not in ended.stderr
-
-
-@pytest.mark.parametrize(
-    ("url", "said"),
-    [
-        ("postgresql://u:secret@127.0.0.1:1/x", "cannot use the database at postgresql+psycopg://u:***@127.0.0.1:1/x"),
-        ("sqlite:///not-migrated.db", "has no Adjourn tables; run: adjourn migrate"),
-    ],
-)
-def test_a_worker_without_a_usable_database_ends_with_a_line(
-    url: str, said: str, redis_url: str, tmp_path: Path
-) -> None:
-    ended = run("dramatiq", "actors", directory=tmp_path, variables={"DATABASE_URL": url, "REDIS_URL": redis_url})
-
-    assert ended.returncode != 0
-    assert said in ended.stderr
     assert "Traceback" not in ended.stderr
     assert "secret" not in ended.stderr
 

@@ -32,7 +32,7 @@ class WatchedBroker(TickBroker):
     def do_fetch(self, queue_name: str, count: int) -> list[bytes]:
         if queue_name in self.failing:
             self.failing.discard(queue_name)
-            raise redis.ConnectionError("cut off")
+            raise ValueError("a message that nobody can read")
         fetched = super().do_fetch(queue_name, count)
         self.looks[queue_name] += 1
         return fetched
@@ -55,7 +55,9 @@ class WorkerProcess:
     def __init__(self, url: str, *, threads: int) -> None:
         self.stopping = Stopping()
         self.broker = WatchedBroker(
-            client=connect(url, timeout=5), middleware=[PromptPickup(environment={}), self.stopping]
+            client=connect(url, timeout=5),
+            middleware=[PromptPickup(environment={}), self.stopping],
+            stopping=self.stopping,
         )
         self.running = 0
         self.done = 0

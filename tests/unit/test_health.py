@@ -98,6 +98,13 @@ def test_a_process_that_cannot_write_down_how_it_is_lives(silent_for: float, exp
     assert len(report.reasons) == (expected == "degraded")
 
 
+def test_a_process_that_waits_before_it_takes_messages_lives_and_says_what_for() -> None:
+    report = judged(process(11, awaited="no Redis", redis=DOWN), process(12))
+
+    assert outcome(report) == ("degraded", True, False)
+    assert report.reasons == ("worker process 11 takes no messages yet: no Redis",)
+
+
 def test_workers_of_which_none_is_heard_of_are_stopped() -> None:
     report = judged(process(11, heard=NOW - 11), process(12, heard=NOW - 12), frozen={11})
 
