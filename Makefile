@@ -5,9 +5,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SIZE ?= 1000000
+COMPOSE ?= docker compose
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run run-worker run-scheduler demo test chaos bench lint format lock clean
+.PHONY: help setup run run-worker run-scheduler demo test chaos compose-test bench lint format lock clean
 
 help: ## Print the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -39,6 +40,9 @@ test: $(READY) ## Run all tests (PostgreSQL and Redis come from wheels, or from 
 
 chaos: $(READY) ## Break real schedulers and Redis on purpose, for ten minutes (CHAOS_ARGS=--short: a minute)
 	@$(BIN)/python -m tests.chaos $(CHAOS_ARGS)
+
+compose-test: $(READY) ## Start compose.yaml for real, break it and look (needs a container engine; COMPOSE="podman compose")
+	@COMPOSE="$(COMPOSE)" $(BIN)/pytest -n0 -v -s --durations=5 --exitfirst tests/compose/checks.py
 
 bench: $(READY) ## Measure beside the bare SQL, and see which targets hold (SIZE=1000000, BENCH_ARGS="--only drain --runs 3")
 	@$(BIN)/python -m benchmarks --size $(SIZE) $(BENCH_ARGS)

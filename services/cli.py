@@ -62,19 +62,37 @@ def migrate(
     revision: Annotated[str, typer.Argument(help="Where to go; 'base' removes all tables.")] = "head",
     *,
     down: Annotated[bool, typer.Option("--down", help="Go down to the revision instead of up.")] = False,
+    foreign_writers: Annotated[
+        bool | None,
+        typer.Option(
+            help="Install triggers for programs that write plain SQL and know updated_at, expires_at and status only, "
+            "or remove them. PostgreSQL only; left as they are unless given."
+        ),
+    ] = None,
 ) -> None:
-    """Make or update the tables in DATABASE_URL."""
+    """Make or update the tables in DATABASE_URL.
+
+    The triggers give a conversation that comes without deadlines those of BACKGROUND_TASK_IDLE_TIMEOUT and
+    BACKGROUND_TASK_EXPIRE_AFTER: run it again with --foreign-writers when these change. What they do:
+    docs/conversations.md.
+    """
+    from services import foreign_writers as triggers
     from services import migrations
     from services.database import check_reachable, create_database_engine, reading
     from services.database_url import shown_url
     from services.embedded.data_directory import prepare_data_directory
     from services.errors import InvalidValueError
     from services.settings import load_settings
+    from services.timeouts import format_duration
 
+    if foreign_writers is not None and (down or revision != "head"):
+        raise typer.BadParameter("--foreign-writers and --no-foreign-writers are for the newest revision only")
     settings = load_settings()
+    engine = create_database_engine(settings.database)
+    if foreign_writers is not None:
+        triggers.require_postgresql(engine.dialect)
     if settings.database_url is None:
         prepare_data_directory(settings.data_dir)
-    engine = create_database_engine(settings.database)
     check_reachable(engine)
     if revision == "base" and not down:
         raise InvalidValueError("revision 'base': it is below any other; give --down as well to remove all tables")
@@ -82,6 +100,73 @@ def migrate(
     with reading(engine) as connection:
         installed = migrations.installed_revision(connection) or "base"
     typer.echo(f"{shown_url(engine.url)} is at revision {installed}")
+    if foreign_writers is not None:
+        with engine.begin() as connection:
+            if foreign_writers:
+                triggers.install(connection, timeouts=settings.timeouts)
+            else:
+                triggers.remove(connection)
+        idle, expiry = format_duration(settings.idle_timeout), format_duration(settings.expire_after)
+        state = f"in place; idle timeout {idle}, expire after {expiry}" if foreign_writers else "removed"
+        typer.echo(f"triggers for other writers: {state}")
+    engine.dispose()
+
+
+@app.command()
+def adopt(
+    *,
+    check: Annotated[bool, typer.Option("--check", help="Look, say what would be done, and change nothing.")] = False,
+    overdue: Annotated[
+        Literal["end", "leave"] | None,
+        typer.Option(help="What becomes of conversations that are overdue: end them now, or leave them to the sweeps."),
+    ] = None,
+    foreign_writers: Annotated[
+        bool,
+        typer.Option(
+            "--foreign-writers/--no-foreign-writers",
+            help="Triggers keep what writers leave out, or the application gives it.",
+        ),
+    ] = True,
+    close_duplicates: Annotated[
+        bool, typer.Option("--close-duplicates", help="Of several active ones of a session key keep the latest only.")
+    ] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="Remove what an adoption has added.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --check: one object, for programs.")] = False,
+) -> None:
+    """Make a platform's own table conversations Adjourn's, in PostgreSQL, while its writers go on.
+
+    It goes in steps. Each finds out whether it is done, so whatever cut it short, run the same again. Rows without
+    deadlines get those of BACKGROUND_TASK_IDLE_TIMEOUT and BACKGROUND_TASK_EXPIRE_AFTER. With a transaction pooler in
+    between, let DATABASE_URL name the database itself for this. All of it: docs/adopting.md.
+
+    The exit code of --check is 0 when nothing is in the way, 1 when something is. With --json it is one object:
+
+    \b
+    can_adopt    whether nothing is in the way
+    now          by the database's clock
+    table        schema, owner, table_bytes, indexes_bytes, rows, statuses (status, rows)
+    began_at, adopted_at
+                 of the adoption; null: not yet
+    blockers     kind, text, advice (SQL)
+    notes        sentences
+    steps        name, is_done, to_do, lock
+    would_end    count, statuses, overdue_for (how many for how long); null: unknown
+    duplicates   session_keys, first (conv_ids, latest activity first); null: unknown
+    """  # noqa: D301 - the backspace, for Click
+    from services.adoption.command import print_adoption, print_check, print_undo
+
+    if as_json and not check:
+        raise typer.BadParameter("--json is for --check")
+    if undo and (check or overdue or close_duplicates or not foreign_writers):
+        raise typer.BadParameter("--undo goes alone")
+    if undo:
+        print_undo()
+    elif not check:
+        print_adoption(foreign_writers=foreign_writers, overdue=overdue, close_duplicates=close_duplicates)
+    elif not print_check(
+        foreign_writers=foreign_writers, overdue=overdue, close_duplicates=close_duplicates, as_json=as_json
+    ):
+        sys.exit(1)
 
 
 @app.command()
@@ -120,6 +205,27 @@ def demo(
 
     if not run_demo_on_a_stack(seconds=seconds, seed=seed):
         sys.exit(1)
+
+
+@app.command()
+def traffic(
+    *,
+    rate: Annotated[float, typer.Option(min=0.1, max=1_000, help="New customers a second.")] = 5.0,
+    seconds: Annotated[
+        int | None, typer.Option(min=1, help="How long to go on; without it, until it is stopped.")
+    ] = None,
+) -> None:
+    """Write made-up conversations into DATABASE_URL, to see something happen: not into a database that you need.
+
+    Customers who do not exist write to companies that do not exist, a minute of theirs in a second. Their conversations
+    idle out after 20 s and expire after 40 s; some are closed. Sweeps end them among all others, and they stay in the
+    tables: their owners are kite-airlines, maple-bank, harbour-inn, pedal-and-co and lumen-energy.
+
+    A database that is away is waited for.
+    """
+    from services.demo.stream import write_traffic
+
+    write_traffic(rate=rate, seconds=seconds)
 
 
 @app.command()

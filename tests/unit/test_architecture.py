@@ -34,7 +34,7 @@ def test_a_layer_imports_nothing_from_above(layer: str) -> None:
 
 
 #: The packages of services/, each of which may import those before it, and the modules beside them. All import those.
-ORDER = ["scheduling", "cluster", "monitoring", "embedded", "operations", "simulation", "demo"]
+ORDER = ["scheduling", "cluster", "monitoring", "embedded", "operations", "simulation", "adoption", "demo"]
 #: What puts all of it together.
 OUTERMOST = {"cli.py", "cycle.py"}
 

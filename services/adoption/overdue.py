@@ -1,0 +1,103 @@
+"""The step that sees to what is overdue by now: years of history, perhaps."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from sqlalchemy import Column, ColumnElement, Connection, bindparam
+
+from models.columns import UtcDateTime
+from models.conversation import conversations, due_expiry, due_idle, due_status
+from models.event import EventCause
+from services.adoption.rows import Overdue, read_overdue
+from services.adoption.step import Found, Step, Work
+from services.adoption.stopped import AdoptionStoppedError
+from services.database import current_time, set_locally
+from services.endings import Ended, Ending
+from services.wording import how_many
+
+#: Conversations ended in one transaction: a tenth of a second's work, and no message waits longer for one of them.
+BATCH_SIZE = 2_000
+_START = datetime.min.replace(tzinfo=UTC)
+#: As a sweep has it, whose order of work this is: by the index of deadlines, and each row by its place. And its events
+#: are in the statement, as they are in a sweep's.
+_SETTINGS = {
+    **dict.fromkeys(("enable_sort", "enable_seqscan", "enable_hashjoin", "enable_mergejoin"), "off"),
+    "adjourn.writes_events": "on",
+}
+
+
+def _ending(
+    due_at: Column[datetime], due: Callable[[datetime | ColumnElement[datetime]], ColumnElement[bool]]
+) -> Ending:
+    now, position = bindparam("now", type_=UtcDateTime()), bindparam("position", type_=UtcDateTime())
+    return Ending(status=due_status, cause=EventCause.ADOPTION, where=due(now) & (due_at >= position), order_by=due_at)
+
+
+_ENDINGS = (_ending(conversations.c.idle_at, due_idle), _ending(conversations.c.expires_at, due_expiry))
+
+
+def _to_do(found: Found) -> str | None:
+    if found.book is not None and found.book.adopted_at is not None:
+        return None
+    if found.overdue is None:
+        return "unknown before what blocks is mended"
+    if not found.overdue.count:
+        return None
+    verb = {
+        "end": "end them, with the cause adoption",
+        "leave": "leave them to the first sweeps",
+        None: "stop here for a choice",
+    }[found.choices.overdue]
+    return f"{verb}: {how_many(found.overdue.count)} active conversations are overdue"
+
+
+def _see_to_overdue(work: Work) -> str | None:
+    if work.book().adopted_at is not None:
+        return None
+    facts, timeouts = work.facts(), work.choices.timeouts
+    now = work.patiently(current_time)
+    if work.choices.overdue == "end":
+        count = sum(_end(work, ending, now) for ending in _ENDINGS)
+        return f"ended {how_many(count)}" if count else None
+    overdue = work.patiently(lambda connection: read_overdue(connection, facts, timeouts=timeouts, now=now))
+    if not overdue.count:
+        return None
+    if work.choices.overdue is None:
+        raise AdoptionStoppedError(_told(overdue))
+    return f"left {how_many(overdue.count)} to the first sweeps"
+
+
+def _told(overdue: Overdue) -> str:
+    ages = ", ".join(f"{age}: {how_many(count)}" for age, count in overdue.ages.items() if count)
+    return (
+        f"all is ready but for {how_many(overdue.count)} active conversations that are overdue ({ages}). Choose:\n"
+        "  --overdue end    ends them now, in short transactions. Their events have the cause adoption, so that\n"
+        "                   whoever reads events can leave them out; no metric and no alert sees them\n"
+        "  --overdue leave  leaves them to the first sweeps. Their events have the cause sweep, and metrics and\n"
+        "                   alerts show the backlog and how late it ends"
+    )
+
+
+def _end(work: Work, ending: Ending, now: datetime) -> int:
+    """End what is due by one of the deadlines; return how many. What others hold is left to the sweeps."""
+    count, position = 0, _START
+    while True:
+        ended = work.briefly(lambda connection, position=position: _end_batch(connection, ending, now, position))  # type: ignore[misc]
+        count += ended.count
+        is_stuck = not ended.count and ended.last == position
+        if ended.picked < BATCH_SIZE or is_stuck:
+            return count
+        position = ended.last or _START
+
+
+def _end_batch(connection: Connection, ending: Ending, now: datetime, position: datetime) -> Ended:
+    set_locally(connection, **_SETTINGS)
+    return ending.apply(connection, moment=current_time(connection), now=now, position=position, batch_size=BATCH_SIZE)
+
+
+OVERDUE = Step(
+    "overdue",
+    "locks of the rows that end, for a tenth of a second; those that somebody holds are left out",
+    _to_do,
+    _see_to_overdue,
+)
