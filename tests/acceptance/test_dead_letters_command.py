@@ -15,7 +15,7 @@ import redis
 
 from services.operations.dead_letters import letters_key, messages_key
 from tests.acceptance.commands import BIN, environment, run, running
-from tests.support import wait_for
+from tests.support import free_port, wait_for
 
 SLOT = "2026-01-31T12:00:00+00:00"
 
@@ -59,11 +59,14 @@ def test_a_sweep_that_failed_is_listed_shown_requeued_and_run(
         return dict(noted)
 
     options = ("--processes", "1", "--threads", "1")
+    variables["dramatiq_prom_port"] = str(free_port())
     with (
-        running("dramatiq", "actors", *options, directory=tmp_path, variables=variables) as worker,
+        running("dramatiq", "actors", *options, directory=tmp_path, variables=variables),
         closing(sqlite3.connect(tmp_path / "adjourn.db")) as database,
     ):
-        worker.wait_for_output("is ready for action")
+        # Before that it waits for its tables.
+        health = ("adjourn", "health", "worker")
+        wait_for(lambda: run(*health, directory=tmp_path, variables=variables).returncode == 0, what="a ready worker")
         database.execute("ALTER TABLE conversations RENAME TO elsewhere")
         send_tick(client)
         wait_for(lambda: client.zcard(letters_key("sweeps")), what="a dead letter")
