@@ -31,7 +31,7 @@ _copies = itertools.count()
 
 
 # No test is timed: machines are noisy.
-hypothesis.settings.register_profile("untimed")
+hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 
 

@@ -75,7 +75,7 @@ def test_it_waits_for_tables_and_for_a_database_that_went_away(
         administrator.exec_driver_sql(
             f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
         )
-        command.wait_for_output("not currently accepting connections")
+        command.wait_for_output("cannot write", times=2)
         administrator.exec_driver_sql(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
 
         command.wait_for_output("the database is back", times=2)
