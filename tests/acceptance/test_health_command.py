@@ -107,7 +107,7 @@ class Machine:
         """Have the command say, in time, that nothing answers, and why."""
         started = time.monotonic()
         code, output = self.command(role)
-        assert time.monotonic() - started < 6, "3 s, and a machine that is busy with many of these"
+        assert time.monotonic() - started < 15, "3 s, and a machine that is busy with many of these"
         assert (code, output.partition(":")[0]) == (2, role)
         for reason in (f"stopped: nothing answers at http://127.0.0.1:{self.ports[role]}", *reasons):
             assert reason in output
