@@ -109,7 +109,7 @@ def check_reachable(engine: Engine) -> None:
         with reading(engine) as connection:
             connection.execute(select(1))
     except DBAPIError as error:
-        hint = "; adjourn migrate makes the embedded one" if engine.dialect.name == "sqlite" else ""
+        hint = "; set DATABASE_URL, or have adjourn migrate make this one" if engine.dialect.name == "sqlite" else ""
         raise DatabaseUnavailableError(
             f"cannot use the database at {shown_url(engine.url)}: {first_line(error)}{hint}"
         ) from None
