@@ -11,7 +11,7 @@ from dramatiq.common import current_millis
 from dramatiq.middleware import default_middleware
 
 from actors.endpoint import WorkerEndpoint
-from actors.engine import cut_connections, get_probe_engine
+from actors.engine import ask_database, get_probe_engine, run_connections
 from actors.failures import DeadLetterNotes
 from actors.health import WorkerHealth
 from actors.log_ids import LogIds
@@ -19,7 +19,7 @@ from actors.orphans import EndWithCommand
 from actors.parting import REDIS_PATIENCE, Parting
 from actors.pickup import FrugalBroker, PromptPickup
 from actors.settings import settings
-from actors.startup import WorkerStart, missing
+from actors.startup import WorkerStart, dependencies
 from actors.stopping import Stopping
 from actors.ticks import TickMiddleware, is_tick
 from services.errors import DataDirectoryError
@@ -137,7 +137,7 @@ def create_broker(metrics: "Metrics | None") -> TickBroker:
     """Return the broker of ``REDIS_URL`` with dramatiq's default middleware, its metrics and ours."""
     client = connect(settings.broker_url, timeout=REDIS_TIMEOUT)
     probe = connect(settings.broker_url, timeout=REDIS_PATIENCE)
-    start = WorkerStart(stopping, missing=missing)
+    start = WorkerStart(stopping, missing=dependencies().missing)
     middleware = [
         LogIds(),
         *([] if metrics is None else [metrics]),
@@ -147,7 +147,7 @@ def create_broker(metrics: "Metrics | None") -> TickBroker:
         DeadLetterNotes(client),
         start,
         stopping,
-        Parting(stopping, client=client, probe=probe, cut_database=cut_connections),
+        Parting(stopping, client=client, probe=probe, ask_database=ask_database, cut_database=run_connections.cut),
         EndWithCommand(stopping),
         WorkerHealth(
             settings,

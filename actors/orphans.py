@@ -10,7 +10,6 @@ from dramatiq.middleware import Middleware
 
 from actors.stopping import Stopping
 from services.logs import get_logger
-from services.monitoring.worker_state import is_there
 
 #: How often to look, in seconds.
 INTERVAL = 1.0
@@ -33,7 +32,7 @@ class EndWithCommand(Middleware):
 
     def _watch(self, command: int) -> None:
         while not self._stopping.wait(INTERVAL):
-            if not is_there(command):
+            if os.getppid() != command:
                 log.warning("the command that started this process is gone, so it ends", command=command)
                 os.kill(os.getpid(), signal.SIGTERM)
                 return

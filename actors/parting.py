@@ -1,9 +1,9 @@
 """What happens in a worker process from when it is told to stop until it has ended: it waits for nobody who is away."""
 
 import socket
-import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import wait
 from contextlib import suppress
 from threading import Event, Thread
 from typing import Any
@@ -13,16 +13,20 @@ import redis
 from dramatiq.broker import MessageProxy
 from dramatiq.common import iter_queue
 from dramatiq.middleware import Middleware
+from redis.sentinel import SentinelConnectionPool
 
 from actors.stopping import Stopping
 from services.errors import first_line
 from services.logs import get_logger
+from services.operations.inquiry import ask_in_background
 from services.sweeps import BATCH_TIMEOUT
 
 #: How long Redis may take to answer a worker that is about to end, in seconds.
 REDIS_PATIENCE = 1.0
-#: How long a run may go on, in seconds: its last batch, and a moment. Then its database hangs.
+#: How long a run may go on, in seconds: its last batch, and a moment. Then its database may hang, and is asked.
 DATABASE_PATIENCE = BATCH_TIMEOUT.total_seconds() + 1.0
+#: How long the database may take to answer then, in seconds; less than a try to connect takes (CONNECT_TIMEOUT).
+ANSWER_PATIENCE = 4.0
 #: How often to look whether Redis answers, in seconds.
 INTERVAL = 0.2
 
@@ -32,9 +36,11 @@ log = get_logger(__name__)
 class Parting(Middleware):
     """Ends a worker soon once it is told to stop, whatever is away.
 
-    Its threads start no further run, and what they had not started goes back to its queue. While ``probe`` gets no
-    answer from Redis, every command of ``client`` fails at once, also those that wait for one. When
-    ``database_patience`` is over, in seconds, ``cut_database`` fails what still waits for the database.
+    What its threads have not started goes back to its queue. While ``probe`` gets no answer from Redis within
+    ``redis_patience``, every command of ``client`` fails at once, also those that wait for one. Every
+    ``database_patience`` ``ask_database`` asks the database; when nothing has come of it after ``answer_patience``, not
+    even a refusal, ``cut_database`` fails what waits for it. A run that takes its time, while the database answers, is
+    left alone. All patience is in seconds.
     """
 
     def __init__(
@@ -43,15 +49,21 @@ class Parting(Middleware):
         *,
         client: redis.Redis,
         probe: redis.Redis,
+        ask_database: Callable[[], None],
         cut_database: Callable[[], int],
+        redis_patience: float = REDIS_PATIENCE,
         database_patience: float = DATABASE_PATIENCE,
+        answer_patience: float = ANSWER_PATIENCE,
     ) -> None:
         self._stopping = stopping
         self._client = client
         self._pool = client.connection_pool
         self._probe = probe
+        self._ask_database = ask_database
         self._cut_database = cut_database
+        self._redis_patience = redis_patience
         self._database_patience = database_patience
+        self.answer_patience = answer_patience
         self._has_ended = Event()
 
     def before_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
@@ -66,24 +78,30 @@ class Parting(Middleware):
 
     def _run(self, worker: dramatiq.Worker) -> None:
         self._stopping.wait()
-        cut_at = time.monotonic() + self._database_patience
+        Thread(target=self._watch_database, name="parting from the database", daemon=True).start()
         while not self._has_ended.is_set():
-            for thread in list(worker.workers):
-                thread.stop()
             self._look_at_redis()
             hand_back(worker)
-            if time.monotonic() >= cut_at:
-                cut_at = time.monotonic() + self._database_patience
-                if cut := self._cut_database():
-                    log.warning("the database hangs: its connections are cut, and their runs have failed", cut=cut)
             self._has_ended.wait(INTERVAL)
+
+    def _watch_database(self) -> None:
+        while not self._has_ended.wait(self._database_patience):
+            self.look_at_database()
+
+    def look_at_database(self) -> None:
+        """Ask the database, and cut the connections of runs to it when it says nothing."""
+        answered, _ = wait([ask_in_background(self._ask_database)], timeout=self.answer_patience)
+        if not answered and (cut := self._cut_database()):
+            log.warning("the database does not answer: its connections are cut, and what waits for it fails", cut=cut)
 
     def _look_at_redis(self) -> None:
         try:
-            self._probe.ping()
-        except redis.RedisError as error:
+            # The limit is for all of it: a client that asks sentinels first gives each of them its time.
+            ask_in_background(self._probe.ping).result(timeout=self._redis_patience)
+        except (redis.RedisError, TimeoutError) as error:
             if self._client.connection_pool is self._pool:
-                log.warning("redis does not answer, and is not waited for", reason=first_line(error))
+                reason = first_line(error) if isinstance(error, redis.RedisError) else "no answer in time"
+                log.warning("redis does not answer, and is not waited for", reason=reason)
             self._client.connection_pool = _Refusal()
             _cut(self._pool)
         else:
@@ -108,8 +126,15 @@ def hand_back(worker: dramatiq.Worker) -> None:
 
 
 def _cut(pool: redis.ConnectionPool) -> None:
-    """Fail the commands that wait for an answer on a connection of ``pool``."""
-    # disconnect() would take the connection apart under whoever reads from it.
-    for connection in list(pool._in_use_connections):  # noqa: SLF001 - redis-py has no other way to get at them
-        with suppress(OSError, AttributeError):  # it has just ended
-            connection._sock.shutdown(socket.SHUT_RDWR)  # noqa: SLF001 - the same
+    """Fail the commands that wait for an answer on a connection of ``pool``, or for a sentinel to name the master."""
+    for one in (pool, *_pools_of_sentinels(pool)):
+        # disconnect() would take the connection apart under whoever reads from it.
+        for connection in list(one._in_use_connections):  # noqa: SLF001 - redis-py has no other way to get at them
+            with suppress(OSError, AttributeError):  # it has just ended
+                connection._sock.shutdown(socket.SHUT_RDWR)  # noqa: SLF001 - the same
+
+
+def _pools_of_sentinels(pool: redis.ConnectionPool) -> Iterator[redis.ConnectionPool]:
+    if isinstance(pool, SentinelConnectionPool):
+        for sentinel in pool.sentinel_manager.sentinels:
+            yield sentinel.connection_pool

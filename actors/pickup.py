@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from threading import Lock
 from typing import Any
 
@@ -24,6 +25,9 @@ IDLE_PAUSE_MS = 100
 #: to the next, in seconds. They are dramatiq's, which would not wake up from them when the worker is told to stop.
 LOOK_INTERVAL = 3.0
 SETTLE_INTERVAL = 5.0
+#: How often, at least, a process that fetches nothing shows that it lives, within the time after which it is taken for
+#: dead and its messages are run by others (dramatiq's minute).
+SIGNS = 10
 
 log = get_logger(__name__)
 
@@ -40,6 +44,7 @@ class WatchedConsumer(_RedisConsumer):
     def __next__(self) -> Any:
         """Return the next message, or None when there is none for now."""
         self.broker.looked_at[self.queue_name] = time.monotonic()
+        self.broker.show_life(self.queue_name)
         try:
             message = super().__next__()
         except (ConnectionClosed, redis.RedisError):  # the broker has said why
@@ -94,7 +99,7 @@ class WatchedConsumer(_RedisConsumer):
                 except (redis.ConnectionError, redis.TimeoutError) as error:
                     if is_last:
                         log.warning(
-                            "redis was not told that a message is done: it comes back, which is harmless",
+                            "redis was not told that a message is done: it comes back, and is run again",
                             actor=message.actor_name,
                             message_id=message.message_id,
                             reason=first_line(error),
@@ -130,6 +135,7 @@ class FrugalBroker(RedisBroker):
         self._consumers: dict[str, Any] = {}
         self._fetching = Lock()
         self._is_cut_off = False
+        self._shown_at = time.monotonic()
 
     @property
     def consumer_class(self) -> type[WatchedConsumer]:
@@ -155,7 +161,7 @@ class FrugalBroker(RedisBroker):
     def do_fetch(self, queue_name: str, count: int) -> list[bytes]:
         """Fetch ``count`` messages at most, on behalf of the queue's consumer.
 
-        Delayed messages wait for no thread. To look for them shows dramatiq that this process lives, when it is full.
+        Delayed messages wait for no thread.
         """
         if not self.is_open or self.stopping.is_stopping():
             return []
@@ -171,11 +177,22 @@ class FrugalBroker(RedisBroker):
             fetched: list[bytes] = consumer.message_cache
             return fetched
 
+    def show_life(self, queue_name: str) -> None:
+        """Show dramatiq that this process lives, when it has fetched nothing for a while: it may be full, or ending.
+
+        One that does not take messages yet has none that others could take for a dead one's.
+        """
+        silence = time.monotonic() - self._shown_at
+        if self.is_open and silence >= self.heartbeat_timeout / 1000 / SIGNS:
+            with suppress(redis.RedisError):
+                self._fetch(queue_name, 0)
+
     def settle(self, command: str, queue_name: str, redis_message_id: str) -> None:
         """Say that a message is done (``ack``) or has failed for good (``nack``). Raises redis.RedisError."""
         self._dispatch(command)(queue_name, redis_message_id)
 
     def _fetch(self, queue_name: str, count: int) -> list[bytes]:
+        self._shown_at = time.monotonic()
         try:
             fetched: list[bytes] = self._dispatch("fetch")(queue_name, count)
         except redis.RedisError as error:
@@ -193,7 +210,7 @@ class PromptPickup(Middleware):
     """Has a worker look for messages ten times a second, and hold no more of them than it has threads.
 
     dramatiq's own variables, where they are set, say otherwise: ``dramatiq_worker_timeout`` and
-    ``dramatiq_queue_prefetch``. Put it before whatever notes that a run begins.
+    ``dramatiq_queue_prefetch``. Put it before what tells Redis that a run begins.
     """
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:

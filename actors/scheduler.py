@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -23,6 +24,8 @@ from services.settings import Settings
 #: How long Redis may take to answer a scheduler, in seconds. No two slots are closer to each other.
 SCHEDULER_TIMEOUT = 1.0
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+#: From one try to have the main thread notice a signal to the next, in seconds.
+NUDGE_INTERVAL = 0.1
 #: As soon as Periodiq can wake up: it takes a moment to find out for how long to sleep.
 AT_ONCE = timedelta(milliseconds=10)
 
@@ -38,6 +41,7 @@ def start_scheduler() -> Scheduler:
     for number in _ENDING:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
             signal.signal(number, end)
+    _see_to(end)
     atexit.register(_resign, scheduler)
     scheduler.start()
     _serve(scheduler)
@@ -53,19 +57,41 @@ class _End:
     """
 
     def __init__(self) -> None:
-        self._is_allowed = self._is_told = False
+        self._is_allowed = False
+        self.is_told = False
 
     def __call__(self, _signal: int, _frame: FrameType | None) -> None:
         """Take a signal."""
-        self._is_told = True
+        self.is_told = True
         if self._is_allowed:
             sys.exit(0)
 
     def allow(self) -> None:
         """End from now on, and at once when there was a signal."""
         self._is_allowed = True
-        if self._is_told:
+        if self.is_told:
             sys.exit(0)
+
+
+def _see_to(end: _End) -> None:
+    """Have the main thread notice the signal to end.
+
+    Python calls a handler in the main thread. When a signal comes just before that begins to wait, as Periodiq's loop
+    does, or when another thread takes it, nobody calls the handler until the next signal: the alarm, up to an interval
+    later. The wakeup fd hears of each signal at once, whichever thread takes it.
+    """
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+
+    def nudge() -> None:
+        while not any(number in _ENDING for number in os.read(reading, 64)):
+            pass
+        while not end.is_told:
+            time.sleep(NUDGE_INTERVAL)
+            wake_loop()
+
+    threading.Thread(target=nudge, name="signals", daemon=True).start()
 
 
 def _serve(scheduler: Scheduler) -> None:

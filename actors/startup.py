@@ -1,6 +1,9 @@
 """What a worker waits for before it takes a message: Redis, the database, and its tables."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from threading import Thread
 from time import monotonic
 
@@ -15,7 +18,10 @@ from services.database import check_database
 from services.errors import AdjournError, first_line
 from services.logs import get_logger
 from services.monitoring.run_directory import run_directory
+from services.monitoring.worker_probes import PATIENCE
+from services.operations.inquiry import ask_in_background
 from services.redis_client import check_redis
+from services.wording import clock
 
 #: From one look to the next, in seconds.
 INTERVAL = 0.5
@@ -84,14 +90,48 @@ class WorkerStart(Middleware):
         broker.is_open = True
 
 
-def missing() -> Iterator[str]:
-    """Yield what a worker of these settings cannot do without, as far as it is not there, in words."""
-    checks: tuple[Callable[[], object], ...] = (
-        lambda: check_redis(settings.broker_url),
-        lambda: check_database(get_engine()),
+class Dependencies:
+    """What a worker of these settings cannot do without: ``checks``, by names, raise while one of them is not there.
+
+    Each is asked in a thread of its own, which may wait for an answer for as long as it likes: nobody asks again
+    before it has come, or a server that hangs, or has a table locked, would have more and more connections. After
+    ``patience``, in seconds, it is said that there is none.
+    """
+
+    def __init__(self, checks: Mapping[str, Callable[[], object]], *, patience: float = PATIENCE) -> None:
+        self._checks = checks
+        self._patience = patience
+        self._asked: dict[str, _Question] = {}
+
+    def missing(self) -> Iterator[str]:
+        """Yield what is not there, in words."""
+        for name, check in self._checks.items():
+            if name not in self._asked:
+                self._asked[name] = _Question(datetime.now(UTC), monotonic() + self._patience, ask_in_background(check))
+        for name, question in list(self._asked.items()):
+            try:
+                error = question.answer.exception(timeout=max(question.until - monotonic(), 0))
+            except TimeoutError:
+                yield f"no answer of {name} since {clock(question.at, now=None)} UTC"
+                continue
+            del self._asked[name]
+            if error is not None:
+                yield first_line(error)
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    at: datetime
+    #: Until when to wait for the answer, on the monotonic clock, in seconds.
+    until: float
+    answer: Future[object]
+
+
+def dependencies() -> Dependencies:
+    """Return Redis and the database, with its tables, as the settings have them."""
+    return Dependencies(
+        {
+            "Redis": lambda: check_redis(settings.broker_url),
+            "the database": lambda: check_database(get_engine()),
+        }
     )
-    for check in checks:
-        try:
-            check()
-        except Exception as error:  # noqa: BLE001 - whatever it is, it may pass, and nobody else would say it
-            yield first_line(error)

@@ -10,7 +10,6 @@ import signal
 from functools import partial
 from multiprocessing.connection import wait
 from pathlib import Path
-from threading import Event
 
 from services.logs import configure_logging
 from services.monitoring.endpoint import Endpoint
@@ -28,9 +27,9 @@ LOOK_INTERVAL = 0.1
 
 def serve_worker() -> int:
     """Serve the metrics and the health of the worker command that started this process, until that ends."""
-    told_to_end = Event()
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: told_to_end.set())
+    told_to_end: list[int] = []
+    for one in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(one, lambda number, _frame: told_to_end.append(number))
     settings = load_settings()
     configure_logging(level=settings.log_level, style=settings.log_format)
     directory = run_directory()
@@ -41,7 +40,7 @@ def serve_worker() -> int:
     while not wait(commands, timeout=LOOK_INTERVAL):
         workers |= told_pids(directory)
         # Their command has seen them end, then. That this process ends is also what wakes it up: it waits for lines.
-        if told_to_end.is_set() and not any(is_there(pid) for pid in workers):
+        if told_to_end and not any(is_there(pid) for pid in workers):
             break
     return 0
 

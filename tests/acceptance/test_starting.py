@@ -187,3 +187,40 @@ def test_a_scheduler_that_is_told_to_stop_while_it_starts_ends_and_leaves_no_lea
     # Before its handler is set the signal itself ends it.
     assert set(codes) <= {-signal.SIGTERM, 0}
     assert codes[-1] == 0
+
+
+#: Periodiq whose first SIGTERM another thread takes, while its loop waits for an alarm that is far away.
+TAKES_THE_SIGNAL = """
+import signal, sys, threading, time
+import periodiq
+
+main = threading.main_thread().ident
+
+def waits():
+    frame = sys._current_frames()[main]
+    return [frame.f_code.co_name, frame.f_back.f_code.co_name] == ["wait", "get"]
+
+def take_it():
+    while not waits():
+        time.sleep(0.01)
+    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+
+threading.Thread(target=take_it, daemon=True).start()
+periodiq.entrypoint()
+"""
+
+
+def test_a_scheduler_ends_also_when_another_thread_takes_the_signal(redis_url: str, tmp_path: Path) -> None:
+    (tmp_path / "taking.py").write_text(TAKES_THE_SIGNAL)
+    variables = {
+        "REDIS_URL": redis_url,
+        "BACKGROUND_TASK_INTERVAL": "86400",
+        "BACKGROUND_TASK_ENABLE_METRICS": "false",
+        "BACKGROUND_TASK_SCHEDULER_METRICS_PORT": "0",
+    }
+    with running("python", "taking.py", "actors", directory=tmp_path, variables=variables) as scheduler:
+        # It takes a moment to start, a few seconds more at the end of a minute.
+        assert scheduler.wait(seconds=15) == 0
+        assert "Traceback" not in scheduler.output
+    with redis.Redis.from_url(redis_url) as client:
+        assert not client.exists(LEASE)

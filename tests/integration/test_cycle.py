@@ -73,6 +73,19 @@ def test_a_run_that_met_a_backlog_ends_what_fell_due_meanwhile_too(engine: Engin
     assert not {"called", "called_in", "left_to_others"} & line.keys()
 
 
+def test_a_run_whose_process_is_told_to_end_begins_no_further_sweep(engine: Engine, redis_url: str) -> None:
+    backlog(engine, 3)
+    # After the first batch it goes on; it is told during the last, which is not full.
+    answers = itertools.chain([False], itertools.repeat(True))
+
+    with connect(redis_url, timeout=5) as client:
+        shift = Shift(Crew(client, "task", limit=1), call_in=lambda _: None, is_stopping=lambda: next(answers))
+        sweep = run_task(Task.IDLE, engine, load_settings(BACKGROUND_TASK_BATCH_SIZE="2"), shift=shift)
+
+    # Nobody has looked whether something fell due meanwhile.
+    assert (sweep.count, sweep.batches, sweep.drained) == (3, 2, False)
+
+
 def test_the_time_budget_is_for_all_sweeps_of_a_run(engine: Engine) -> None:
     # As many seconds pass as the budget has, by when what was due at first is ended.
     ticking = itertools.count(0, 6)

@@ -2,28 +2,35 @@
 
 import json
 import logging
+import re
 import signal
+import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import chain, repeat
 from typing import Any
 
 import dramatiq
 import pytest
+import redis
 from dramatiq import Worker
 from dramatiq.middleware import Middleware
-from sqlalchemy import text
+from sqlalchemy import NullPool, text
+from sqlalchemy.exc import OperationalError
 
-from actors.engine import cut_connections, keep_connections
+from actors.broker import broker as production_broker
+from actors.engine import RunConnections, get_engine
 from actors.parting import Parting
 from actors.pickup import FrugalBroker, PromptPickup
-from actors.startup import WorkerStart
+from actors.startup import Dependencies, WorkerStart
 from actors.stopping import Stopping
-from services.database import create_database_engine
+from services.database import check_database, check_reachable, create_database_engine
+from services.errors import DatabaseUnavailableError
 from services.redis_client import connect
+from services.settings import load_settings
 from tests.servers import redis_server_with
-from tests.support import wait_for
+from tests.support import free_port, wait_for
 
 QUEUE = "drains"
 
@@ -134,32 +141,242 @@ def test_messages_that_cannot_be_handed_back_are_said_to_come_back(
     assert caplog.text.count("messages not handed back") == 2
 
 
-def test_a_run_whose_database_hangs_is_given_up_when_it_has_had_its_time(redis_url: str, postgresql_url: str) -> None:
-    engine = create_database_engine(postgresql_url)
-    keep_connections(engine)
-    stopping, is_running = Stopping(), threading.Event()
-    errors: list[str] = []
+@pytest.fixture
+def silent_port() -> Iterator[int]:
+    """A port of the loopback where everybody may connect, and nobody answers."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield listening.getsockname()[1]
 
-    def sleep() -> None:
+
+def asks(database_url: str) -> Callable[[], None]:
+    """Return what asks a database whether it answers."""
+    return lambda: check_reachable(create_database_engine(database_url, poolclass=NullPool))
+
+
+@contextmanager
+def database_run(redis_url: str, postgresql_url: str, ask: Callable[[], None]) -> Iterator[tuple[Worker, list[str]]]:
+    """Have a worker at a run that waits for the database; yields it, and what comes of the run.
+
+    The database of the run is well: when it looks as if it hung, that is for what ``ask`` meets.
+    """
+    engine = create_database_engine(postgresql_url)
+    connections = RunConnections()
+    connections.remember(engine)
+    stopping, is_running = Stopping(), threading.Event()
+    outcomes: list[str] = []
+
+    def wait() -> None:
         try:
             with engine.connect() as connection:
                 is_running.set()
-                connection.execute(text("SELECT pg_sleep(60)"))
+                connection.execute(text("SELECT pg_advisory_xact_lock(7)"))
+            outcomes.append("done")
         except Exception as error:
-            errors.append(type(error).__name__)
+            outcomes.append(type(error).__name__)
             raise
 
-    client, probe = (connect(redis_url, timeout=seconds) for seconds in (5, 1))
-    parting = Parting(stopping, client=client, probe=probe, cut_database=cut_connections, database_patience=0.3)
-    with client, probe, broker_of(redis_url, stopping, parting) as broker:
-        sleeper: Any = dramatiq.actor(broker=broker, actor_name="sleep", queue_name=QUEUE)(sleep)
+    with connect(redis_url, timeout=5) as client, connect(redis_url, timeout=1) as probe:
+        parting = Parting(
+            stopping,
+            client=client,
+            probe=probe,
+            ask_database=ask,
+            cut_database=connections.cut,
+            database_patience=0.1,
+            answer_patience=0.3,
+        )
+        with broker_of(redis_url, stopping, parting) as broker:
+            waiter: Any = dramatiq.actor(broker=broker, actor_name="wait", queue_name=QUEUE)(wait)
+            worker = Worker(broker, worker_threads=1, worker_timeout=10)
+            worker.start()
+            waiter.send()
+            assert is_running.wait(30)
+            yield worker, outcomes
+            assert (taken(broker), waiting(broker)) == ([], [])
+    engine.dispose()
+
+
+@contextmanager
+def locked(postgresql_url: str, statement: str) -> Iterator[Callable[[], None]]:
+    """Hold the lock that ``statement`` takes; yields what lets it go."""
+    engine = create_database_engine(postgresql_url)
+    with engine.connect() as connection:
+        connection.execute(text(statement))
+        yield connection.rollback
+    engine.dispose()
+
+
+def test_a_run_whose_database_says_nothing_is_given_up_when_it_has_had_its_time(
+    redis_url: str, postgresql_url: str, silent_port: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    ask = asks(f"postgresql://u@127.0.0.1:{silent_port}/x")
+    with (
+        locked(postgresql_url, "SELECT pg_advisory_xact_lock(7)"),
+        database_run(redis_url, postgresql_url, ask) as (worker, outcomes),
+    ):
+        worker.stop(timeout=30_000)
+        assert outcomes == ["OperationalError"]
+    assert caplog.text.count("the database does not answer") == 1
+
+
+@pytest.mark.parametrize("answer", ["an answer", "a refusal"])
+def test_a_run_that_takes_its_time_is_left_alone_while_the_database_answers(
+    answer: str, redis_url: str, postgresql_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    ask = asks(postgresql_url if answer == "an answer" else f"postgresql://u@127.0.0.1:{free_port()}/x")
+    asked: list[None] = []
+
+    def counted() -> None:
+        try:
+            ask()
+        finally:
+            asked.append(None)
+
+    with (
+        locked(postgresql_url, "SELECT pg_advisory_xact_lock(7)") as let_go,
+        database_run(redis_url, postgresql_url, counted) as (worker, outcomes),
+    ):
+        stop = threading.Thread(target=worker.stop)
+        stop.start()
+        wait_for(lambda: len(asked) > 2, what="questions to the database")
+        let_go()
+        stop.join(30)
+        assert outcomes == ["done"]
+    assert "the database does not answer" not in caplog.text
+
+
+def test_the_workers_of_production_cut_the_connections_of_their_runs_when_the_database_says_nothing(
+    postgresql_url: str, silent_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    get_engine.cache_clear()
+    (parting,) = [one for one in production_broker.middleware if isinstance(one, Parting)]
+    monkeypatch.setattr(parting, "answer_patience", 0.3)
+    monkeypatch.setattr("actors.engine.settings", load_settings(DATABASE_URL=postgresql_url))
+    engine = get_engine()
+    with engine.connect() as connection:
+        connection.execute(text("SELECT 1"))
+        parting.look_at_database()
+        connection.execute(text("SELECT 1"))
+        silent = f"postgresql://u@127.0.0.1:{silent_port}/x"
+        monkeypatch.setattr("actors.engine.settings", load_settings(DATABASE_URL=silent))
+        parting.look_at_database()
+        with pytest.raises(OperationalError):
+            connection.execute(text("SELECT 1"))
+        connection.invalidate()
+    engine.dispose()
+    get_engine.cache_clear()
+
+
+def test_a_redis_that_is_back_before_the_worker_has_ended_is_used_again(tmp_path: Any) -> None:
+    is_running, may_end = threading.Event(), threading.Event()
+    stopping = Stopping()
+
+    def wait() -> None:
+        is_running.set()
+        may_end.wait(60)
+
+    with (
+        redis_server_with(tmp_path, "--appendonly", "yes", "--appendfsync", "always") as server,
+        broker_of(server.url, stopping) as broker,
+        connect(server.url, timeout=1) as probe,
+    ):
+        client = broker.client
+        broker.add_middleware(
+            Parting(stopping, client=client, probe=probe, ask_database=lambda: None, cut_database=lambda: 0)
+        )
+        waiter: Any = dramatiq.actor(broker=broker, actor_name="wait", queue_name=QUEUE)(wait)
         worker = Worker(broker, worker_threads=1, worker_timeout=10)
         worker.start()
-        sleeper.send()
+        waiter.send()
         assert is_running.wait(30)
-        worker.stop(timeout=30_000)
-        assert errors == ["OperationalError"]
+        server.kill()
+        stop = threading.Thread(target=worker.stop)
+        stop.start()
+        try:
+            wait_for(lambda: "this worker ends" in said_by(client), what="commands that fail at once")
+            server.start()
+            wait_for(lambda: not said_by(client), what="commands that are answered")
+        finally:
+            may_end.set()
+            stop.join(30)
         assert (taken(broker), waiting(broker)) == ([], [])
+
+
+def said_by(client: redis.Redis) -> str:
+    """Return what is wrong with a command; nothing when it is answered."""
+    try:
+        client.ping()
+    except redis.RedisError as error:
+        return str(error)
+    return ""
+
+
+def test_sentinels_that_hang_are_not_waited_for(redis_url: str, silent_port: int) -> None:
+    stopping, has_begun = Stopping(), threading.Event()
+    url = f"redis+sentinel://127.0.0.1:{silent_port},127.0.0.1:{silent_port}/service/0"
+    with (
+        connect(url, timeout=60) as client,
+        connect(url, timeout=60) as probe,
+        broker_of(redis_url, stopping) as broker,
+    ):
+        parting = Parting(
+            stopping,
+            client=client,
+            probe=probe,
+            ask_database=lambda: None,
+            cut_database=lambda: 0,
+            redis_patience=0.2,
+        )
+
+        def command() -> None:
+            has_begun.set()
+            said_by(client)
+
+        asking = threading.Thread(target=command, daemon=True)
+        asking.start()
+        assert has_begun.wait(30)
+        worker = Worker(broker, worker_threads=1)
+        parting.before_worker_boot(broker, worker)
+        stopping.tell()
+        asking.join(20)
+        parting.after_worker_shutdown(broker, worker)
+        assert not asking.is_alive()
+
+
+def test_a_worker_whose_database_says_nothing_says_so_and_asks_once(
+    redis_url: str,
+    postgresql_url: str,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("actors.startup.run_directory", lambda: tmp_path)
+    engine = create_database_engine(postgresql_url)
+    asked: list[None] = []
+
+    def check() -> None:
+        asked.append(None)
+        check_database(engine)
+
+    def check_other() -> None:
+        raise DatabaseUnavailableError("the other one refuses")
+
+    checks: dict[str, Callable[[], None]] = {"the database": check, "another": check_other}
+    stopping = Stopping()
+    with locked(postgresql_url, "LOCK TABLE adjourn_version IN ACCESS EXCLUSIVE MODE") as let_go:
+        missing = Dependencies(checks, patience=0.3).missing
+        start = WorkerStart(stopping, missing=missing, interval=0.01, line_interval=0.1)
+        with broker_of(redis_url, stopping, start) as broker:
+            worker = Worker(broker, worker_threads=1, worker_timeout=10)
+            worker.start()
+            wait_for(lambda: caplog.text.count("still waiting") == 2, what="lines about it")
+            said = str(start.awaited())
+            assert re.fullmatch(r"no answer of the database since [-0-9]+ [:0-9]+ UTC; the other one refuses", said)
+            assert len(asked) == 1
+            del checks["another"]
+            let_go()
+            wait_for(lambda: broker.is_open, what="its beginning")
+            worker.stop()
     engine.dispose()
 
 

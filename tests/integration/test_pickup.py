@@ -1,6 +1,7 @@
 """Which messages a worker takes, and when: none that it has no thread for, so that nothing waits behind long runs."""
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -52,12 +53,13 @@ class WatchedBroker(TickBroker):
 class WorkerProcess:
     """What one process of ``dramatiq actors`` has: a broker, a worker, a long run that lasts until it is let go."""
 
-    def __init__(self, url: str, *, threads: int) -> None:
+    def __init__(self, url: str, *, threads: int, **options: Any) -> None:
         self.stopping = Stopping()
         self.broker = WatchedBroker(
             client=connect(url, timeout=5),
             middleware=[PromptPickup(environment={}), self.stopping],
             stopping=self.stopping,
+            **options,
         )
         self.running = 0
         self.done = 0
@@ -84,10 +86,14 @@ class WorkerProcess:
 
 
 @contextmanager
-def worker_process(url: str, *, threads: int = 1) -> Iterator[WorkerProcess]:
+def worker_process(
+    url: str, *, threads: int = 1, delayed: int | None = None, **options: Any
+) -> Iterator[WorkerProcess]:
+    """Start one; it holds ``delayed`` messages of each queue that are for later. ``options`` are its broker's."""
     with ExitStack() as exits:
-        process = WorkerProcess(url, threads=threads)
+        process = WorkerProcess(url, threads=threads, **options)
         exits.callback(process.close)
+        process.worker.delay_prefetch = delayed or process.worker.delay_prefetch
         process.worker.start()
         yield process
 
@@ -101,6 +107,12 @@ def client(redis_url: str) -> Iterator[redis.Redis]:
 def waiting(client: redis.Redis, queue: str) -> int:
     """Return how many messages of a queue nobody has taken."""
     return int(client.llen(f"dramatiq:{queue}"))
+
+
+def sign_of_life(client: redis.Redis, process: WorkerProcess) -> float:
+    """Return when a process showed dramatiq last that it lives, in milliseconds."""
+    shown: Any = client.zscore("dramatiq:__heartbeats__", process.broker.broker_id)
+    return float(shown or 0)
 
 
 def test_a_short_message_is_done_while_a_long_run_goes_on(redis_url: str) -> None:
@@ -174,7 +186,45 @@ def test_a_full_process_is_still_known_to_live(redis_url: str, client: redis.Red
         process.long.send()
         wait_for(lambda: process.running, what="the long run")
         client.zadd("dramatiq:__heartbeats__", {process.broker.broker_id: 0})
-        wait_for(lambda: client.zscore("dramatiq:__heartbeats__", process.broker.broker_id), what="a sign of its life")
+        wait_for(lambda: sign_of_life(client, process), what="a sign of its life")
+
+
+def test_so_is_one_that_can_hold_no_more_delayed_messages_either(redis_url: str, client: redis.Redis) -> None:
+    with worker_process(redis_url, delayed=1, heartbeat_timeout=1_000) as process:
+        process.long.send()
+        wait_for(lambda: process.running, what="the long run")
+        for actor in (process.long, process.short):
+            actor.send_with_options(delay=3_600_000)
+        later: Any = [process.worker.consumers[f"{queue}.DQ"] for queue in (LONG, SHORT)]
+        wait_for(lambda: all(one.consumer.outstanding_message_count for one in later), what="messages for later")
+        client.zadd("dramatiq:__heartbeats__", {process.broker.broker_id: 0})
+        wait_for(lambda: sign_of_life(client, process), seconds=10, what="a sign of its life")
+
+
+def test_a_run_that_goes_on_for_long_after_the_word_to_stop_is_not_begun_by_another_worker(
+    redis_url: str, client: redis.Redis
+) -> None:
+    timeout = 2_000
+    looking = {"heartbeat_timeout": timeout, "maintenance_chance": 1_000_000}
+    with worker_process(redis_url, **looking) as ending, worker_process(redis_url, **looking) as other:
+        with other.broker.nothing_fetched():
+            ending.long.send()
+            wait_for(lambda: ending.running, what="the run")
+        stop = threading.Thread(target=ending.worker.stop)
+        stop.start()
+        wait_for(ending.stopping.is_stopping, what="the word to stop")
+        told_at = time.time() * 1000
+        wait_for(
+            lambda: other.running or sign_of_life(client, ending) > told_at + timeout * 1.25,
+            what="signs of life for longer than the time after which it would be dead",
+        )
+        other.broker.wait_for_looks(f"{LONG}.DQ")
+        other.broker.wait_for_looks(LONG)
+        assert (ending.running, other.running) == (1, 0)
+
+        ending.let_go.set()
+        stop.join(30)
+        assert not client.keys("dramatiq:__acks__*")
 
 
 def test_a_worker_that_was_told_to_stop_takes_no_message(redis_url: str, client: redis.Redis) -> None:

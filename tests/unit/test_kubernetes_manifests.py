@@ -187,6 +187,9 @@ def test_the_kustomization_of_the_documentation_can_be_put_together(tmp_path: Pa
     assert "replicas" not in worker["spec"], "KEDA's"
     assert "annotations" not in worker["spec"]["template"]["metadata"], "scraped twice, with the operator's"
     assert {one["metadata"]["namespace"] for one in manifests} == {"chat"}
+    (scaled,) = [one for one in manifests if one["kind"] == "ScaledObject"]
+    (trigger,) = scaled["spec"]["triggers"]
+    assert [one.values.get("namespace") for one in named_in(trigger["metadata"]["query"])] == ["chat", "chat"]
     (settings,) = [one for one in manifests if one["kind"] == "ConfigMap"]
     assert settings["data"]["BACKGROUND_TASK_INTERVAL"] == "10"
     assert settings["data"]["LOG_FORMAT"] == "json"
@@ -295,28 +298,39 @@ def test_workers_are_scaled_by_metrics_that_there_are(redis_url: str) -> None:
     assert "`dramatiq_messages_inprogress`" in (PROJECT / "docs" / "monitoring.md").read_text()
 
 
+#: The namespace and the job of what the samples are of.
+TARGETS = {
+    "OUR_WORKERS": ("adjourn", "adjourn-worker"),
+    "OUR_SCHEDULERS": ("adjourn", "adjourn-scheduler"),
+    "OUR_MAILS": ("adjourn", "mails"),
+    "THEIR_WORKERS": ("staging", "adjourn-worker"),
+}
 SAMPLES = """
 rule_files: []
 evaluation_interval: 15s
 tests:
   - interval: 15s
     input_series:
-      - {series: 'background_queue_messages{queue="sweeps", instance="a", job="adjourn-worker"}', values: "3"}
-      - {series: 'background_queue_messages{queue="sweeps", instance="b", job="adjourn-scheduler"}', values: "3"}
-      - {series: 'background_queue_messages{queue="drains", instance="a", job="adjourn-worker"}', values: "10"}
-      - {series: 'dramatiq_messages_inprogress{queue_name="drains", instance="a"}', values: "8"}
-      - {series: 'dramatiq_messages_inprogress{queue_name="drains", instance="c"}', values: "7"}
+      - {series: 'background_queue_messages{queue="sweeps", instance="a", OUR_WORKERS}', values: "3"}
+      - {series: 'background_queue_messages{queue="sweeps", instance="b", OUR_SCHEDULERS}', values: "3"}
+      - {series: 'background_queue_messages{queue="drains", instance="a", OUR_WORKERS}', values: "10"}
+      - {series: 'dramatiq_messages_inprogress{queue_name="drains", instance="a", OUR_WORKERS}', values: "8"}
+      - {series: 'dramatiq_messages_inprogress{queue_name="mine", instance="c", OUR_WORKERS}', values: "7"}
+      # Another installation, and another application with dramatiq.
+      - {series: 'background_queue_messages{queue="sweeps", instance="d", THEIR_WORKERS}', values: "40"}
+      - {series: 'dramatiq_messages_inprogress{queue_name="drains", instance="d", THEIR_WORKERS}', values: "50"}
+      - {series: 'dramatiq_messages_inprogress{queue_name="mails", instance="e", OUR_MAILS}', values: "60"}
     promql_expr_test:
       - {expr: QUERY, eval_time: 0s, exp_samples: [{labels: "{}", value: 28}]}
   - interval: 15s
     input_series:
-      - {series: 'background_queue_messages{queue="sweeps", instance="a"}', values: "3"}
+      - {series: 'background_queue_messages{queue="sweeps", instance="a", namespace="adjourn"}', values: "3"}
     promql_expr_test:
       - {expr: QUERY, eval_time: 0s, exp_samples: [{labels: "{}", value: 3}]}
   # Redis is away: no figure.
   - interval: 15s
     input_series:
-      - {series: 'dramatiq_messages_inprogress{queue_name="drains", instance="a"}', values: "8"}
+      - {series: 'dramatiq_messages_inprogress{queue_name="drains", instance="a", OUR_WORKERS}', values: "8"}
     promql_expr_test:
       - {expr: QUERY, eval_time: 0s, exp_samples: []}
 """
@@ -325,7 +339,10 @@ tests:
 def test_the_query_counts_each_message_that_waits_once_and_those_in_hand(tmp_path: Path) -> None:
     (trigger,) = the("ScaledObject", "adjourn-worker")["spec"]["triggers"]
     file = tmp_path / "samples.yml"
-    file.write_text(SAMPLES.replace("QUERY", json.dumps(trigger["metadata"]["query"])))
+    samples = SAMPLES.replace("QUERY", json.dumps(trigger["metadata"]["query"]))
+    for name, (namespace, job) in TARGETS.items():
+        samples = samples.replace(name, f'namespace="{namespace}", job="{job}"')
+    file.write_text(samples)
     done = subprocess.run(
         [tool("promtool"), "test", "rules", file], capture_output=True, text=True, timeout=60, check=False
     )
