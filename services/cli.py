@@ -150,7 +150,9 @@ def adopt(
     blockers     kind, text, advice (SQL)
     notes        sentences
     steps        name, is_done, to_do, lock
-    would_end    count, statuses, overdue_for (how many for how long); null: unknown
+    timeouts     idle_seconds, expiry_seconds: of rows without deadlines
+    would_end    count, statuses, overdue_for (how many for how long), lively (with activity
+                 within the idle timeout); null: unknown
     duplicates   session_keys, first (conv_ids, latest activity first); null: unknown
     """  # noqa: D301 - the backspace, for Click
     from services.adoption.command import print_adoption, print_check, print_undo

@@ -29,9 +29,15 @@ _LOCK_TIMEOUT = "2s"
 _NEEDED = ("conv_id", "session_key", "status", "metadata", "created_at", "updated_at", "idle_at", "expires_at")
 _LEFT_OUT = " OR ".join([*(f"NEW.{column} IS NULL" for column in _NEEDED), f"NEW.ended_at IS NULL AND NEW.{ENDED_SQL}"])
 #: By the value, not by what the statement names: those who save a whole row name ``idle_at`` and mean nothing by it.
-_ACTIVITY = f"NEW.updated_at <> OLD.updated_at AND NEW.idle_at = OLD.idle_at AND OLD.{ACTIVE_SQL} AND NEW.{ACTIVE_SQL}"
+_ACTIVITY = f"NEW.updated_at <> OLD.updated_at AND NEW.idle_at = OLD.idle_at AND NEW.{ACTIVE_SQL}"
+#: While a table is being adopted; from then on it is refused.
+_REOPENING = f"OLD.{ENDED_SQL} AND NEW.{ACTIVE_SQL}"
+#: Between statuses of ours: while a table is being adopted it may have others, for which the record has no name.
+_RECORDED = f"(OLD.{ACTIVE_SQL} OR OLD.{ENDED_SQL}) AND (NEW.{ACTIVE_SQL} OR NEW.{ENDED_SQL})"
 #: A sweep says that it writes its events, in a setting of its transaction's, instead of being asked for each row.
-_UNRECORDED = "NEW.status <> OLD.status AND current_setting('adjourn.writes_events', true) IS DISTINCT FROM 'on'"
+_UNRECORDED = (
+    f"NEW.status <> OLD.status AND current_setting('adjourn.writes_events', true) IS DISTINCT FROM 'on' AND {_RECORDED}"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +64,9 @@ class _Trigger:
 #: They fire in the order of their names: last, so that they see what the platform's own have set.
 _TRIGGERS = (
     _Trigger("zz_adjourn_opening", "BEFORE INSERT", _LEFT_OUT, COMPLETE_CONVERSATION),
-    _Trigger("zz_adjourn_activity", "BEFORE UPDATE", f"{_LEFT_OUT} OR {_ACTIVITY}", COMPLETE_CONVERSATION),
+    _Trigger(
+        "zz_adjourn_activity", "BEFORE UPDATE", f"{_LEFT_OUT} OR {_ACTIVITY} OR {_REOPENING}", COMPLETE_CONVERSATION
+    ),
     _Trigger("zz_adjourn_record", "AFTER UPDATE", _UNRECORDED, RECORD_CHANGE),
 )
 

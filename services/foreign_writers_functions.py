@@ -39,7 +39,7 @@ def function_statements(schema: str, timeouts: Timeouts) -> list[str]:
         "whitespace": _literal(WHITESPACE),
         "punctuation": _literal(_NUMBER_PUNCTUATION),
     }
-    statements = (_SESSION_KEY, _FOR_EVERYBODY, _COMPLETE, _RECORD, _FOR_THE_TRIGGER)
+    statements = (_SESSION_KEY, _FOR_EVERYBODY, _COMPLETE, _RECORD, *_FOR_THE_TRIGGERS)
     return [statement.format(**names).strip() for statement in statements]
 
 
@@ -77,10 +77,11 @@ $$
 # Whoever writes a row calls it, and may look for a conversation with it.
 _FOR_EVERYBODY = "GRANT EXECUTE ON FUNCTION {schema}.adjourn_session_key TO PUBLIC"
 
-# Deadlines move in UTC, where each day has 24 hours.
+# Deadlines move in UTC, where each day has 24 hours. It has the rights of its owner: who writes through a view may have
+# none to the schema, in which the function for the key is.
 _COMPLETE = """
 CREATE OR REPLACE FUNCTION {schema}.adjourn_complete_conversation() RETURNS trigger
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     moment CONSTANT timestamptz := clock_timestamp();
     ended_before boolean := false;
@@ -95,12 +96,16 @@ BEGIN
         NEW.updated_at := coalesce(NEW.updated_at, OLD.updated_at);
         NEW.idle_at := coalesce(NEW.idle_at, OLD.idle_at);
         NEW.expires_at := coalesce(NEW.expires_at, OLD.expires_at);
-        IF NEW.idle_at = OLD.idle_at AND OLD.{active} AND NEW.{active} THEN
+        IF NEW.idle_at = OLD.idle_at AND NEW.{active} THEN
             -- A stamp from before the last activity moves nothing back.
             NEW.updated_at := greatest(NEW.updated_at, OLD.updated_at);
             NEW.idle_at := (NEW.updated_at AT TIME ZONE 'UTC' + CASE
                 WHEN OLD.idle_at > OLD.updated_at THEN OLD.idle_at - OLD.updated_at ELSE {idle}
             END) AT TIME ZONE 'UTC';
+        END IF;
+        IF ended_before AND NEW.{active} THEN
+            -- Opened again while the table is being adopted, by who may not know that its end has an instant.
+            NEW.ended_at := NULL;
         END IF;
     END IF;
 
@@ -126,11 +131,16 @@ END $$
 """
 
 # It has the rights of its owner, so that a writer needs none to the events. Where the services have written theirs in
-# the same statement, they are found.
+# the same statement, they are found. Who opens again what had ended, as is possible while a table is being adopted,
+# takes the end back: it would be in the way of the next one.
 _RECORD = """
 CREATE OR REPLACE FUNCTION {schema}.adjourn_record_change() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+    IF OLD.{ended} AND NEW.{active} THEN
+        DELETE FROM {schema}.conversation_events WHERE conv_id = NEW.conv_id AND ended;
+        RETURN NULL;
+    END IF;
     IF EXISTS (SELECT FROM {schema}.conversation_events WHERE conv_id = NEW.conv_id AND ended = (NEW.{ended})) THEN
         RETURN NULL;
     END IF;
@@ -146,5 +156,8 @@ BEGIN
     RETURN NULL;
 END $$
 """
-# Else anybody could put it on a table of their own, and write events with it.
-_FOR_THE_TRIGGER = "REVOKE EXECUTE ON FUNCTION {schema}.adjourn_record_change() FROM PUBLIC"
+# Else anybody could put them on a table of their own, and write events so.
+_FOR_THE_TRIGGERS = tuple(
+    f"REVOKE EXECUTE ON FUNCTION {{schema}}.{function}() FROM PUBLIC"
+    for function in (COMPLETE_CONVERSATION, RECORD_CHANGE)
+)

@@ -24,12 +24,15 @@ DEFAULT_TIME_BUDGET = timedelta(seconds=30)
 
 #: How long one batch may take: a thousand times what it does, so it waits for a lock on the whole table, or for nobody.
 BATCH_TIMEOUT = timedelta(seconds=20)
-#: For a batch's transaction. PostgreSQL cannot tell in advance how much is due. When it expects little, it sorts all of
-#: it instead of walking the index in its order until the batch is full; when it expects much, it reads the whole table
-#: instead of looking up each row at its place. Both are right for small tables only.
-_BATCH_SETTINGS = {
+#: For the transaction of a batch, a sweep's or an adoption's. PostgreSQL cannot tell in advance how much is due. When
+#: it expects little, it sorts all of it instead of walking the index in its order until the batch is full; when it
+#: expects much, it reads the whole table instead of looking up each row at its place. Both are right for small tables
+#: only.
+BATCH_SETTINGS = {
     "statement_timeout": f"{BATCH_TIMEOUT // timedelta(milliseconds=1)}",
     **dict.fromkeys(("enable_sort", "enable_seqscan", "enable_hashjoin", "enable_mergejoin"), "off"),
+    # Where it has to do what is off after all, it is taken for so dear that it would be compiled first, each time.
+    "jit": "off",
     # Its events are in the statement: the triggers for other writers, where there are some, need not look for each.
     "adjourn.writes_events": "on",
 }
@@ -188,7 +191,7 @@ def _sweep(  # noqa: PLR0917 - the two callers above hand on what they were give
             if elapsed >= time_budget.total_seconds() and has_begun:
                 return Sweep(sweep_id, kind.task, count, batches, elapsed, drained=False)
             with connection.begin():
-                set_locally(connection, **_BATCH_SETTINGS)
+                set_locally(connection, **BATCH_SETTINGS)
                 ended = ending.apply(
                     connection,
                     moment=now + timedelta(seconds=elapsed),

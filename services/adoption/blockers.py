@@ -3,14 +3,20 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from models.conversation import ConversationStatus
 from services.adoption import wanted
 from services.adoption.facts import Facts
+from services.adoption.in_batches import in_batches
+from services.adoption.quoting import quote_ident
 
 #: The first with all that the triggers for other writers use, and long since one that takes a CHECK's word for NOT NULL
 #: instead of reading the table under a lock (12).
 OLDEST_POSTGRESQL = 14
+
+#: The column that only services write, and nothing reads: of whichever type, it is in nobody's way.
+SERVICES_ONLY = "user_id"
 
 _TEXT = re.compile(r"text|character varying(\((\d+)\))?")
 _INSTANT = re.compile(r"timestamp(\(\d\))? with time zone")
@@ -27,6 +33,10 @@ class Blocker:
     text: str
     #: What mends it, in SQL; to be read before it is run.
     advice: str
+
+
+#: What was found: it is in the way, or a note, which is a sentence.
+Finding: TypeAlias = Blocker | str
 
 
 def shape_blockers(facts: Facts) -> list[Blocker]:
@@ -73,14 +83,16 @@ def _of_server(facts: Facts) -> Iterator[Blocker]:
             "schema",
             f"conversations is in the schema {facts.schema}, but a new table would be made in "
             f"{facts.current_schema or 'none'}: Adjourn's tables have to be beside it",
-            f'ALTER ROLE "{facts.user}" SET search_path = "{facts.schema}";\n-- then connect anew',
+            f"ALTER ROLE {quote_ident(facts.user)} SET search_path = {quote_ident(facts.schema)};\n"
+            "-- then connect anew",
         )
 
 
 def _of_key(facts: Facts) -> Iterator[Blocker]:
     if "conv_id" in facts.columns and facts.key != ("conv_id",):
         is_other = f"; it is {', '.join(facts.key)}" if facts.key else "; it has none"
-        drop = f"ALTER TABLE conversations DROP CONSTRAINT {facts.key_index};\n" if facts.key_index else ""
+        index = quote_ident(facts.key_index or "")
+        drop = f"ALTER TABLE conversations DROP CONSTRAINT {index};\n" if facts.key_index else ""
         yield Blocker(
             "primary_key",
             f"conv_id is not the primary key of conversations{is_other}",
@@ -95,7 +107,7 @@ def _of_columns(facts: Facts) -> Iterator[Blocker]:
         if name not in facts.columns:
             yield Blocker("missing_column", f"there is no column {name}", _column_advice(name))
     for name, column in facts.columns.items():
-        if name not in wanted.columns():
+        if name not in wanted.columns() or name == SERVICES_ONLY:
             continue
         if column.generated:
             yield Blocker(
@@ -110,11 +122,11 @@ def _of_columns(facts: Facts) -> Iterator[Blocker]:
                 f"-- drops its default, and writes the table anew under a lock\n"
                 f"ALTER TABLE conversations ALTER COLUMN {name} DROP DEFAULT;\n{_type_advice(name)}",
             )
-        elif (problem := _type_problem(name, column.type)) is not None:
+        elif (problem := type_problem(name, column.type)) is not None:
             yield Blocker("column_type", f"{name} is {column.type}: {problem}", _type_advice(name))
 
 
-def _type_problem(name: str, found: str) -> str | None:
+def type_problem(name: str, found: str) -> str | None:
     """Return why a column cannot stay of the type that it has."""
     if name == "conv_id":
         return None if found == "uuid" else "it has to be uuid"
@@ -156,9 +168,11 @@ def _column_advice(name: str) -> str:
             value, new_type = "now()", "timestamptz"
         case _:
             value, new_type = "'unknown'", "varchar"
+    # Without conv_id there is nothing yet to make batches by.
+    plain = f"UPDATE conversations SET {name} = {value};"  # noqa: S608 - to be read
+    fill = plain if name == "conv_id" else in_batches(f"{name} = {value}", f"{name} IS NULL")
     return (
         "-- where a column of your own says it, rename that one, or fill from it\n"
         f"ALTER TABLE conversations ADD COLUMN {name} {new_type};\n"
-        f"ALTER TABLE conversations ALTER COLUMN {name} SET DEFAULT {value};\n"
-        f"UPDATE conversations SET {name} = {value} WHERE {name} IS NULL;"
+        f"ALTER TABLE conversations ALTER COLUMN {name} SET DEFAULT {value};\n{fill}"
     )

@@ -8,6 +8,7 @@ from services.adoption.book import Added, enter
 from services.adoption.counted import counted
 from services.adoption.facts import Facts
 from services.adoption.fill import count_incomplete
+from services.adoption.reopened import take_back_ends
 from services.adoption.row_blockers import row_blockers
 from services.adoption.rows import read_rows
 from services.adoption.step import Found, Step, Work
@@ -45,12 +46,14 @@ def _constrain(work: Work) -> str | None:
     nullable = _nullable(facts)
     valid = [name for name in wanted.checks() if facts.constraints.get(name, False)]
     if not nullable and len(valid) == len(wanted.checks()) and wanted.STAY_ENDED in facts.triggers:
-        return None
+        return take_back_ends(work)
     _require_good_rows(work, facts)
     work.briefly(lambda connection: _add_unproved(connection, facts, nullable), mode=locks.ACCESS_EXCLUSIVE)
     work.patiently(lambda connection: _prove(connection, nullable))
     work.briefly(lambda connection: _settle(connection, facts, nullable), mode=locks.ACCESS_EXCLUSIVE)
-    return f"{len(wanted.checks())} constraints, NOT NULL of {len(nullable)} columns, {wanted.STAY_ENDED}"
+    done = f"{len(wanted.checks())} constraints, NOT NULL of {counted(len(nullable), 'column')}, {wanted.STAY_ENDED}"
+    # Now that nothing can be opened again.
+    return "; ".join(filter(None, (done, take_back_ends(work))))
 
 
 def _require_good_rows(work: Work, facts: Facts) -> None:

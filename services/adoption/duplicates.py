@@ -12,15 +12,16 @@ from models.event import EventCause
 from services.adoption import wanted
 from services.adoption.facts import Facts
 from services.database import current_time
-from services.endings import Ending
+from services.endings import Ending, status_at_moment
 from services.errors import InvalidValueError
 from services.session_keys import canonical_session_key
 
 #: Rows of one read.
 _PAGE = 10_000
 
+#: Past its deadline a conversation gets what that says, whoever ends it.
 _CLOSING = Ending(
-    status=status_literal(ConversationStatus.CLOSED),
+    status=status_at_moment(status_literal(ConversationStatus.CLOSED)),
     cause=EventCause.ADOPTION,
     where=active & (conversations.c.conv_id == any_(bindparam("closed_ids", type_=ARRAY(UuidText())))),
 )
@@ -71,9 +72,27 @@ def find_duplicates(connection: Connection, facts: Facts) -> list[Duplicate]:
 
 
 def close_all_but_the_latest(connection: Connection, duplicates: Sequence[Duplicate]) -> int:
-    """Close them, but for the one of each with the latest activity, in the caller's transaction; return how many."""
-    closed_ids = [conv_id for duplicate in duplicates for conv_id in duplicate.conv_ids[1:]]
+    """Close them, but for the one of each with the latest activity, in the caller's transaction; return how many.
+
+    Which one that is, and which are active still, is judged once their rows are locked.
+    """
+    conv_ids = [conv_id for duplicate in duplicates for conv_id in duplicate.conv_ids]
+    closed_ids = connection.execute(_ALL_BUT_THE_LATEST, {"conv_ids": conv_ids}).scalars().all()
     return _CLOSING.apply(connection, moment=current_time(connection), closed_ids=closed_ids).count
+
+
+#: In the order of the key, so that two that lock some of the same wait for each other in one direction only.
+_ALL_BUT_THE_LATEST = text(f"""
+WITH open AS (
+    SELECT conv_id, session_key, updated_at FROM conversations
+    WHERE conv_id = ANY (CAST(:conv_ids AS uuid[])) AND {ACTIVE_SQL} AND session_key IS NOT NULL
+    ORDER BY conv_id FOR NO KEY UPDATE
+), ranked AS (
+    SELECT conv_id, row_number() OVER of_key AS place FROM open
+    WINDOW of_key AS (PARTITION BY session_key ORDER BY updated_at DESC NULLS LAST, conv_id DESC)
+)
+SELECT conv_id FROM ranked WHERE place > 1
+""")  # noqa: S608 - fixed names
 
 
 def _active_keys(connection: Connection, facts: Facts) -> Iterator[tuple[str, uuid.UUID, float]]:

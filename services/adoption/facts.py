@@ -54,6 +54,11 @@ class Facts:
     table_size: int
     indexes_size: int
     server_version: int
+    #: Of the database: ``UTF8``.
+    encoding: str
+    #: Whether row-level security leaves out rows for ``user``, or for the owner.
+    hides_rows: bool
+    hides_rows_of_owner: bool
     options: tuple[str, ...]
     columns: Mapping[str, ColumnFact]
     #: The columns of the primary key, and the name of its index.
@@ -71,6 +76,10 @@ class Facts:
     other_columns: Mapping[str, frozenset[str]]
     #: The tables that a view is made from.
     view_of: tuple[str, ...]
+    #: What inherits from it, and what it inherits from or is a partition of, as they are written in SQL.
+    heirs: tuple[str, ...]
+    parents: tuple[str, ...]
+    is_partition: bool
 
 
 def read_facts(connection: Connection) -> Facts | None:
@@ -102,6 +111,8 @@ def read_facts(connection: Connection) -> Facts | None:
         functions=tuple(functions.scalars()),
         other_columns={row.name: frozenset(row.columns) for row in others},
         view_of=tuple(connection.execute(_VIEW_OF, of_table).scalars()) if found["kind"] in {"v", "m"} else (),
+        heirs=tuple(connection.execute(_HEIRS, of_table).scalars()),
+        parents=tuple(connection.execute(_PARENTS, of_table).scalars()),
     )
 
 
@@ -112,8 +123,11 @@ SELECT c.oid, n.nspname AS schema, coalesce(current_schema(), '') AS current_sch
        pg_has_role(c.relowner, 'USAGE') AND coalesce(has_schema_privilege(n.oid, 'CREATE'), false) AS may_change,
        c.relkind::text AS kind, c.reltuples::bigint AS estimated_rows,
        pg_table_size(c.oid) AS table_size, pg_indexes_size(c.oid) AS indexes_size,
-       current_setting('server_version_num')::int AS server_version, c.reloptions AS options
-FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+       current_setting('server_version_num')::int AS server_version, current_setting('server_encoding') AS encoding,
+       row_security_active(c.oid) AS hides_rows,
+       c.relrowsecurity AND c.relforcerowsecurity AND NOT (o.rolsuper OR o.rolbypassrls) AS hides_rows_of_owner,
+       c.reloptions AS options, c.relispartition AS is_partition
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_roles o ON o.oid = c.relowner
 WHERE c.oid = to_regclass(:name)
 """)
 #: Its columns, in order.
@@ -164,3 +178,7 @@ SELECT DISTINCT d.refobjid::regclass::text FROM pg_rewrite r
 JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
 WHERE r.ev_class = :oid AND d.refclassid = 'pg_class'::regclass AND d.refobjid <> :oid
 """)
+#: What inherits from it.
+_HEIRS = text("SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = :oid ORDER BY 1")
+#: What it inherits from.
+_PARENTS = text("SELECT inhparent::regclass::text FROM pg_inherits WHERE inhrelid = :oid ORDER BY inhseqno")

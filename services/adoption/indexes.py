@@ -9,6 +9,7 @@ from services.adoption.book import Added, enter
 from services.adoption.counted import counted
 from services.adoption.duplicates import Duplicate, close_all_but_the_latest, find_duplicates
 from services.adoption.facts import Facts
+from services.adoption.quoting import quote_ident
 from services.adoption.step import Found, Step, Work
 from services.adoption.stopped import AdoptionStoppedError
 
@@ -80,16 +81,18 @@ def _make_indexes(work: Work) -> str | None:
 
 
 def _make_index(work: Work, name: str) -> None:
+    # With its schema: another one in the search path may have an index of that name.
+    drop = f"DROP INDEX CONCURRENTLY IF EXISTS {quote_ident(work.facts().schema)}.{name}"
     for tries_left in reversed(range(_TRIES)):
         with work.outside_transactions() as connection:
             # One that was not finished takes room and time at each write, and is of no use.
-            connection.exec_driver_sql(f"DROP INDEX CONCURRENTLY IF EXISTS {name}")
+            connection.exec_driver_sql(drop)
             try:
                 connection.exec_driver_sql(wanted.indexes()[name])
             except IntegrityError:
                 # Even unfinished it would refuse what writers do.
                 connection.rollback()
-                connection.exec_driver_sql(f"DROP INDEX CONCURRENTLY IF EXISTS {name}")
+                connection.exec_driver_sql(drop)
             else:
                 return
         # It stops here, unless duplicates are to be closed.

@@ -15,13 +15,13 @@ from services.wording import how_many
 #: The name of its fill in the book: a key that somebody has deleted the last of has no row, so none can be missed.
 FILLED = "latest_conversations"
 
-_PICK = text("SELECT conv_id FROM conversations WHERE conv_id > :after ORDER BY conv_id OFFSET :size - 1 LIMIT 1")
-_PICK_LAST = text("SELECT conv_id FROM conversations WHERE conv_id > :after ORDER BY conv_id DESC LIMIT 1")
+_PICK = text("SELECT conv_id FROM conversations WHERE conv_id >= :start ORDER BY conv_id OFFSET :size - 1 LIMIT 1")
+_PICK_LAST = text("SELECT conv_id FROM conversations WHERE conv_id >= :start ORDER BY conv_id DESC LIMIT 1")
 #: As the trigger does, a batch at a time, and in the order of the keys as other imports should.
 _NOTE = text("""
 INSERT INTO latest_conversations (session_key, conv_id, opened_at)
 SELECT DISTINCT ON (session_key) session_key, conv_id, created_at FROM conversations
-WHERE conv_id > :after AND conv_id <= :last ORDER BY session_key, created_at DESC
+WHERE conv_id BETWEEN :start AND :last ORDER BY session_key, created_at DESC
 ON CONFLICT (session_key) DO UPDATE SET conv_id = excluded.conv_id, opened_at = excluded.opened_at
 WHERE latest_conversations.opened_at <= excluded.opened_at
 """)
@@ -59,14 +59,14 @@ def _note_latest(work: Work) -> str | None:
     return f"noted the last one of {how_many(work.briefly(finish))} session keys"
 
 
-def _note_batch(connection: Connection, after: uuid.UUID, size: int) -> Batch:
-    last = connection.execute(_PICK, {"after": after, "size": size}).scalar_one_or_none()
+def _note_batch(connection: Connection, start: uuid.UUID, size: int) -> Batch:
+    last = connection.execute(_PICK, {"start": start, "size": size}).scalar_one_or_none()
     is_end = last is None
     if last is None:
-        last = connection.execute(_PICK_LAST, {"after": after}).scalar_one_or_none()
+        last = connection.execute(_PICK_LAST, {"start": start}).scalar_one_or_none()
     if last is None:
         return Batch(0, None)
-    count = connection.execute(_NOTE, {"after": after, "last": last}).rowcount
+    count = connection.execute(_NOTE, {"start": start, "last": last}).rowcount
     return Batch(count, None if is_end else last)
 
 

@@ -8,12 +8,12 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
+from services.adoption.holders import read_holders
 from services.adoption.stopped import AdoptionStoppedError
 from services.database import set_locally
-from services.wording import span
 
 T = TypeVar("T")
 
@@ -62,28 +62,9 @@ def briefly(
         except DBAPIError as error:
             if getattr(error.orig, "sqlstate", None) not in _GIVES_WAY:
                 raise
+    held = read_holders(connection)
+    whose = f"these have one: {', '.join(held)}" if held else "whoever held it has let go of it since"
     raise AdoptionStoppedError(
-        f"{len(patience)} tries did not get a lock on conversations; {_holders(connection)}. End what holds it and "
-        "run the same again: it goes on from here"
+        f"{len(patience)} tries did not get a lock on conversations; {whose}. End what holds it and run the same "
+        "again: it goes on from here"
     )
-
-
-def _holders(connection: Connection) -> str:
-    with connection.begin():
-        held = connection.execute(_HOLDERS).all()
-    if not held:
-        return "whoever held it has let go of it since"
-    return "the oldest transactions that have one: " + ", ".join(
-        f"process {row.pid} of {row.application or 'an unnamed application'} for {span(row.age)} ({row.state})"
-        for row in held
-    )
-
-
-#: Whose transactions have used the table and are not over, the oldest first.
-_HOLDERS = text("""
-SELECT l.pid, min(a.application_name) AS application, max(clock_timestamp() - a.xact_start) AS age,
-       coalesce(min(a.state), 'unknown') AS state
-FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
-WHERE l.relation = 'conversations'::regclass AND l.granted AND l.pid <> pg_backend_pid() AND a.xact_start IS NOT NULL
-GROUP BY l.pid ORDER BY age DESC LIMIT 3
-""")

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from services.adoption import wanted
+from services.adoption.blockers import SERVICES_ONLY, type_problem
 from services.adoption.counted import counted
 from services.adoption.facts import Facts
 from services.adoption.rows import Rows
@@ -36,9 +37,12 @@ def _of_facts(facts: Facts) -> Iterator[str]:
             f"columns of the platform's own that must be given: {', '.join(needed)}. Adjourn's services cannot open "
             "conversations while they have no default; sweeps do not mind"
         )
-    ours = {*wanted.triggers(), *(trigger for trigger in facts.triggers if trigger.startswith("zz_adjourn_"))}
-    if others := [trigger for trigger in facts.triggers if trigger not in ours]:
-        yield f"triggers that are there, and fire for Adjourn's changes as well: {', '.join(others)}"
+    owned = facts.columns.get(SERVICES_ONLY)
+    if owned is not None and (owned.generated or type_problem(SERVICES_ONLY, owned.type) is not None):
+        yield (
+            f"{SERVICES_ONLY} is {owned.type}, which is left as it is. Adjourn's services, which write text to it, "
+            "cannot open conversations then; sweeps do not mind"
+        )
     if "alembic_version" in facts.relations:
         yield "there is an alembic_version, which is another's and stays as it is; Adjourn's is adjourn_version"
 

@@ -13,17 +13,12 @@ from services.adoption.step import Found, Step, Work
 from services.adoption.stopped import AdoptionStoppedError
 from services.database import current_time, set_locally
 from services.endings import Ended, Ending
+from services.sweeps import BATCH_SETTINGS
 from services.wording import how_many
 
 #: Conversations ended in one transaction: a tenth of a second's work, and no message waits longer for one of them.
 BATCH_SIZE = 2_000
 _START = datetime.min.replace(tzinfo=UTC)
-#: As a sweep has it, whose order of work this is: by the index of deadlines, and each row by its place. And its events
-#: are in the statement, as they are in a sweep's.
-_SETTINGS = {
-    **dict.fromkeys(("enable_sort", "enable_seqscan", "enable_hashjoin", "enable_mergejoin"), "off"),
-    "adjourn.writes_events": "on",
-}
 
 
 def _ending(
@@ -70,7 +65,8 @@ def _see_to_overdue(work: Work) -> str | None:
 def _told(overdue: Overdue) -> str:
     ages = ", ".join(f"{age}: {how_many(count)}" for age, count in overdue.ages.items() if count)
     return (
-        f"all is ready but for {how_many(overdue.count)} active conversations that are overdue ({ages}). Choose:\n"
+        f"all is ready but for {how_many(overdue.count)} active conversations that are overdue ({ages}; with activity "
+        f"within the idle timeout: {how_many(overdue.lively)}). Choose:\n"
         "  --overdue end    ends them now, in short transactions. Their events have the cause adoption, so that\n"
         "                   whoever reads events can leave them out; no metric and no alert sees them\n"
         "  --overdue leave  leaves them to the first sweeps. Their events have the cause sweep, and metrics and\n"
@@ -91,7 +87,7 @@ def _end(work: Work, ending: Ending, now: datetime) -> int:
 
 
 def _end_batch(connection: Connection, ending: Ending, now: datetime, position: datetime) -> Ended:
-    set_locally(connection, **_SETTINGS)
+    set_locally(connection, **BATCH_SETTINGS)
     return ending.apply(connection, moment=current_time(connection), now=now, position=position, batch_size=BATCH_SIZE)
 
 

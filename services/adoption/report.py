@@ -1,6 +1,6 @@
 """What ``adjourn adopt`` says: a look as lines and as an object, steps as lines."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -8,6 +8,7 @@ from services.adoption.indexes import MOST_NAMED
 from services.adoption.look import Look
 from services.adoption.step import Found, Step
 from services.adoption.steps import STEPS
+from services.timeouts import Timeouts, format_duration
 from services.wording import how_many, iso, span
 
 _WIDTH = max(len(step.name) for step in STEPS)
@@ -16,6 +17,7 @@ _WIDTH = max(len(step.name) for step in STEPS)
 def look_lines(seen: Look) -> Iterator[str]:
     """Yield what was found, for a person."""
     yield from _table_lines(seen.found)
+    yield timeouts_line(seen.found.choices.timeouts)
     if seen.found.rows is not None:
         yield from _row_lines(seen.found)
     for note in seen.notes:
@@ -30,6 +32,15 @@ def look_lines(seen: Look) -> Iterator[str]:
     yield from verdict_lines(seen)
 
 
+def timeouts_line(timeouts: Timeouts) -> str:
+    """Return by which timeouts rows without deadlines are filled, and where they come from."""
+    idle, expiry = format_duration(timeouts.idle), format_duration(timeouts.expiry)
+    return (
+        f"rows without deadlines: idle timeout {idle} (BACKGROUND_TASK_IDLE_TIMEOUT), expire after {expiry} "
+        "(BACKGROUND_TASK_EXPIRE_AFTER)"
+    )
+
+
 def verdict_lines(seen: Look) -> Iterator[str]:
     """Yield what is in the way, each with its advice, and whether adoption can go on."""
     for blocker in seen.blockers:
@@ -40,10 +51,20 @@ def verdict_lines(seen: Look) -> Iterator[str]:
         yield "adopted; nothing is left to be done" if is_done else "nothing is in the way of adopting it"
 
 
-def step_line(number: int, step: Step, done: str | None, seconds: float) -> str:
+def begin_line(step: Step) -> str:
+    """Return that a step begins."""
+    return f"{STEPS.index(step) + 1:>2}. {step.name}"
+
+
+def done_line(done: str | None, seconds: float) -> str:
     """Return what a step did."""
     took = f" ({span(timedelta(seconds=seconds))})" if done is not None else ""
-    return f"{number:>2}. {step.name:<{_WIDTH}}  {done or 'nothing to do'}{took}"
+    return f"    {done or 'nothing to do'}{took}"
+
+
+def waiting_line(blockers: Sequence[str]) -> str:
+    """Return whom a step waits for."""
+    return f"    waiting for {', '.join(blockers)}"
 
 
 def look_object(seen: Look) -> dict[str, Any]:
@@ -63,6 +84,10 @@ def look_object(seen: Look) -> dict[str, Any]:
             if rows is None
             else [{"status": status, "rows": count} for status, count in rows.statuses.items()],
         },
+        "timeouts": {
+            "idle_seconds": found.choices.timeouts.idle.total_seconds(),
+            "expiry_seconds": found.choices.timeouts.expiry.total_seconds(),
+        },
         "began_at": None if found.book is None else iso(found.book.began_at),
         "adopted_at": None if found.book is None else iso(found.book.adopted_at),
         "blockers": [{"kind": one.kind, "text": one.text, "advice": one.advice} for one in seen.blockers],
@@ -73,7 +98,12 @@ def look_object(seen: Look) -> dict[str, Any]:
         ],
         "would_end": None
         if overdue is None
-        else {"count": overdue.count, "statuses": dict(overdue.statuses), "overdue_for": dict(overdue.ages)},
+        else {
+            "count": overdue.count,
+            "statuses": dict(overdue.statuses),
+            "overdue_for": dict(overdue.ages),
+            "lively": overdue.lively,
+        },
         "duplicates": None
         if duplicates is None
         else {
@@ -106,6 +136,7 @@ def _row_lines(found: Found) -> Iterator[str]:
         yield f"would end at once: {how_many(found.overdue.count)}, {' and '.join(statuses)}; overdue"
         for age, count in found.overdue.ages.items():
             yield f"    {age:<16} {how_many(count):>12}"
+        yield f"    of these with activity within the idle timeout: {how_many(found.overdue.lively)}"
     elif found.overdue is not None:
         yield "would end at once: none"
 

@@ -6,6 +6,8 @@ from models.conversation import ACTIVE_SQL, ConversationStatus
 from services.adoption import wanted
 from services.adoption.blockers import Blocker
 from services.adoption.counted import counted
+from services.adoption.in_batches import in_batches
+from services.adoption.quoting import quote_literal
 from services.adoption.rows import Rows
 
 _OURS = {status.value for status in ConversationStatus}
@@ -26,14 +28,14 @@ def _of_statuses(rows: Rows) -> Iterator[Blocker]:
         counted += "; some differ in upper case only"
         advice.append(
             "-- the writers have to write lower case from now on\n"
-            "UPDATE conversations SET status = lower(status) WHERE status <> lower(status);"
+            + in_batches("status = lower(status)", "status <> lower(status)")
         )
     rest = [status for status in foreign if status is None or status.lower() not in _OURS]
     for status in rest:
-        which = "IS NULL" if status is None else "= '" + status.replace("'", "''") + "'"
+        which = "status IS NULL" if status is None else f"status = {quote_literal(status)}"
         advice.append(
-            "-- 'closed' or 'pending', as it is meant\n"
-            f"UPDATE conversations SET status = 'closed' WHERE status {which};"
+            "-- 'closed' where it means that it has ended: nothing opens it again\n"
+            + in_batches("status = 'pending'", which)
         )
     yield Blocker("statuses", f"statuses that are none of Adjourn's: {counted}", "\n".join(advice))
 
@@ -43,29 +45,31 @@ def _of_instants(rows: Rows) -> Iterator[Blocker]:
         yield Blocker(
             "instants",
             f"{counted(count, 'row')} with infinity, or a year that is not from 1 to 9999, in {name}",
-            f"UPDATE conversations SET {name} = '9999-12-29 00:00+00' WHERE {name} >= '9999-12-30 00:00+00';\n"  # noqa: S608 - to be read
-            f"UPDATE conversations SET {name} = '0001-01-03 00:00+00' WHERE {name} < '0001-01-02 00:00+00';",
+            in_batches(f"{name} = '9999-12-29 00:00+00'", f"{name} > '9999-12-30 00:00+00'")
+            + "\n"
+            + in_batches(f"{name} = '0001-01-03 00:00+00'", f"{name} < '0001-01-02 00:00+00'"),
         )
     if rows.nulls["updated_at"]:
         yield Blocker(
             "no_activity",
             f"{counted(rows.nulls['updated_at'], 'row')} without updated_at: nothing tells the last activity",
-            "-- or whatever else tells it\nUPDATE conversations SET updated_at = now() WHERE updated_at IS NULL;",
+            "-- or whatever else tells it\n" + in_batches("updated_at = now()", "updated_at IS NULL"),
         )
     if rows.ended_and_active:
         yield Blocker(
             "ended_and_active",
             f"{counted(rows.ended_and_active, 'active row')} with an ended_at",
-            f"UPDATE conversations SET ended_at = NULL WHERE {ACTIVE_SQL} AND ended_at IS NOT NULL;",  # noqa: S608 - to be read
+            in_batches("ended_at = NULL", f"{ACTIVE_SQL} AND ended_at IS NOT NULL"),
         )
 
 
 def _of_parts(rows: Rows) -> Iterator[Blocker]:
     for name in wanted.PARTS:
         if rows.nulls[name]:
-            value = "gen_random_uuid()::text" if name == "from_number" else "'unknown'"
+            # One for each row: were they alike, strangers would share a session key.
+            value = "left(md5(conv_id::text), 16)" if name == "from_number" else "'unknown'"
             yield Blocker(
                 "no_session_key",
                 f"{counted(rows.nulls[name], 'row')} without {name}, which a session key is made of",
-                f"UPDATE conversations SET {name} = {value} WHERE {name} IS NULL;",  # noqa: S608 - to be read
+                in_batches(f"{name} = {value}", f"{name} IS NULL"),
             )

@@ -61,6 +61,8 @@ class Overdue:
     statuses: Mapping[str, int] = field(default_factory=dict)
     #: How many are overdue for how long; the names of ``AGES``.
     ages: Mapping[str, int] = field(default_factory=dict)
+    #: In how many of them somebody has written within the idle timeout: their time is up, but they are not dead.
+    lively: int = 0
 
     @property
     def count(self) -> int:
@@ -138,9 +140,10 @@ def read_overdue(connection: Connection, facts: Facts, *, timeouts: Timeouts, no
     there = frozenset(facts.columns)
     query = f"""
     SELECT CASE WHEN expires_at <= idle_at THEN 'expired' ELSE 'idle_timeout' END AS status,
-           width_bucket(now - least(idle_at, expires_at), CAST(:ages AS interval[])) AS age, count(*) AS count
+           width_bucket(now - least(idle_at, expires_at), CAST(:ages AS interval[])) AS age, count(*) AS count,
+           count(*) FILTER (WHERE updated_at > now - make_interval(secs => :idle)) AS lively
     FROM (
-        SELECT {filled("idle_at", there)} AS idle_at, {filled("expires_at", there)} AS expires_at,
+        SELECT {filled("idle_at", there)} AS idle_at, {filled("expires_at", there)} AS expires_at, updated_at,
                CAST(:now AS timestamptz) AS now
         FROM conversations WHERE {ACTIVE_SQL}
     ) AS open WHERE least(idle_at, expires_at) <= now GROUP BY 1, 2
@@ -149,7 +152,7 @@ def read_overdue(connection: Connection, facts: Facts, *, timeouts: Timeouts, no
     found = connection.execute(text(query), {**timeout_parameters(timeouts), "now": now, "ages": bounds}).all()
     statuses: dict[str, int] = {}
     ages = dict.fromkeys(AGES, 0)
-    for status, age, count in found:
+    for status, age, count, _ in found:
         statuses[status] = statuses.get(status, 0) + count
         ages[list(AGES)[age]] += count
-    return Overdue(statuses, ages)
+    return Overdue(statuses, ages, sum(row.lively for row in found))

@@ -6,10 +6,10 @@ from services import foreign_writers
 from services.adoption import locks, wanted
 from services.adoption.book import Added, enter, open_book
 from services.adoption.facts import Facts
+from services.adoption.reopened import take_back_ends
 from services.adoption.step import Found, Step, Work
 
-#: The triggers for other writers, in the book.
-FOR_WRITERS = "foreign_writers"
+_LEFT_OUT = "left out: the application keeps session_key, idle_at, expires_at and ended_at itself"
 
 
 def _book_to_do(found: Found) -> str | None:
@@ -98,19 +98,19 @@ def _writers_to_do(found: Found) -> str | None:
 
 def _install_for_writers(work: Work) -> str | None:
     """Install them; with each run, so that changed timeouts get in. Where no trigger is missing, nothing is locked."""
-    if not work.choices.foreign_writers:
-        return "left out: the application keeps session_key, idle_at, expires_at and ended_at itself"
+    done = _install(work) if work.choices.foreign_writers else _LEFT_OUT
+    # What was opened again before; from now on the triggers see to it.
+    return "; ".join(filter(None, (done, take_back_ends(work)))) or None
 
+
+def _install(work: Work) -> str | None:
     def install(connection: Connection) -> None:
-        enter(connection, Added.PARTS, [FOR_WRITERS])
         foreign_writers.install(connection, timeouts=work.choices.timeouts)
 
-    if work.patiently(foreign_writers.is_installed):
-        work.briefly(install)
-        return None
+    is_there = work.patiently(foreign_writers.is_installed)
     # From the strongest of its locks on, so that none grows.
-    work.briefly(install, mode=locks.ACCESS_EXCLUSIVE)
-    return "triggers installed"
+    work.briefly(install, mode=None if is_there else locks.ACCESS_EXCLUSIVE)
+    return None if is_there else "triggers installed"
 
 
 BOOK = Step("book", "none on your tables", _book_to_do, _make_book)

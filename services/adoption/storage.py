@@ -7,6 +7,7 @@ from sqlalchemy import Connection
 from services.adoption import wanted
 from services.adoption.book import enter_storage
 from services.adoption.facts import Facts
+from services.adoption.quoting import quote_ident
 from services.adoption.step import Found, Step, Work
 
 
@@ -28,6 +29,12 @@ def _is_roomy(facts: Facts) -> bool:
     return _fillfactor(facts) == wanted.key_fillfactor()
 
 
+def set_key_fillfactor(connection: Connection, key_index: str, percent: str | None) -> None:
+    """Say how full a page of the primary key may be, in the caller's transaction; None leaves it to PostgreSQL."""
+    clause = "RESET (fillfactor)" if percent is None else f"SET (fillfactor = {percent})"
+    connection.exec_driver_sql(f"ALTER INDEX {quote_ident(key_index)} {clause}".replace("%", "%%"))
+
+
 def _to_do(found: Found) -> str | None:
     unset = [f"{name} = {value}" for name, value in _unset(found.facts).items()]
     unset += [] if _is_roomy(found.facts) else [f"fillfactor = {wanted.key_fillfactor()} of the primary key"]
@@ -46,8 +53,8 @@ def _set(work: Work) -> str | None:
         if unset:
             values = ", ".join(f"{name} = {value}" for name, value in unset.items())
             connection.exec_driver_sql(f"ALTER TABLE conversations SET ({values})")
-        if not is_roomy:
-            connection.exec_driver_sql(f'ALTER INDEX "{facts.key_index}" SET (fillfactor = {wanted.key_fillfactor()})')
+        if not is_roomy and facts.key_index is not None:
+            set_key_fillfactor(connection, facts.key_index, wanted.key_fillfactor())
 
     work.patiently(change)
     return f"set {', '.join([*unset, *([] if is_roomy else ['fillfactor of the primary key'])])}"

@@ -6,12 +6,13 @@ from sqlalchemy import Connection
 
 from services import foreign_writers
 from services.adoption import locks
-from services.adoption.adopt import alone
 from services.adoption.book import BOOK, Added, Book, read_book
 from services.adoption.constraints import stand_ins
 from services.adoption.facts import Facts, read_facts
-from services.adoption.shape import FOR_WRITERS
+from services.adoption.quoting import quote_ident
+from services.adoption.session import alone
 from services.adoption.step import Choices, Work
+from services.adoption.storage import set_key_fillfactor
 from services.errors import InvalidValueError
 from services.migrations import VERSION_TABLE
 
@@ -27,7 +28,9 @@ def undo(
     patience: Sequence[float] = locks.PATIENCE,
     pause: float = locks.PAUSE,
 ) -> None:
-    """Remove what the adoption added, but for columns, which stay and may be NULL, and ``conversation_events``.
+    """Remove what the adoption added, but for ``conversation_events``.
+
+    The columns go, too: nobody keeps them from now on, and a later adoption would take them for the platform's own.
 
     Workers have to be stopped before. It may be cut short at any moment, and be run again.
 
@@ -43,36 +46,43 @@ def undo(
         on_done("the stamp: workers that start now wait")
         if facts is not None:
             work.briefly(lambda connection: _release(connection, book, facts), mode=locks.ACCESS_EXCLUSIVE)
-            on_done("triggers, constraints, NOT NULLs, latest_conversations and storage parameters")
+            on_done("triggers, constraints, columns, latest_conversations and storage parameters")
         with work.outside_transactions() as outside:
             for name in book.names(Added.INDEXES):
-                outside.exec_driver_sql(f"DROP INDEX CONCURRENTLY IF EXISTS {name}")
+                # With its schema: another one in the search path may have an index of that name.
+                outside.exec_driver_sql(f"DROP INDEX CONCURRENTLY IF EXISTS {_in_schema_of(facts)}{name}")
         on_done("indexes")
         work.patiently(lambda connection: connection.exec_driver_sql(f"DROP TABLE {BOOK}"))
         on_done("the book, adjourn_adoption")
 
 
+def _in_schema_of(facts: Facts | None) -> str:
+    return "" if facts is None else f"{quote_ident(facts.schema)}."
+
+
 def _release(connection: Connection, book: Book, facts: Facts) -> None:
     """Remove all that needs the table for itself, in one go: only the catalogs change."""
-    if book.has(Added.PARTS, FOR_WRITERS):
+    # Whoever installed them. They need the record, so without it there are none.
+    if _RECORD in facts.relations:
         foreign_writers.remove(connection)
     for name in book.names(Added.TRIGGERS):
         connection.exec_driver_sql(f"DROP TRIGGER IF EXISTS {name} ON conversations")
     for name in book.names(Added.FUNCTIONS):
         connection.exec_driver_sql(f"DROP FUNCTION IF EXISTS {name}()")
+    added = [name for name in book.names(Added.COLUMNS) if name in facts.columns]
+    kept = facts.columns.keys() - added
     clauses = [
         *(f"DROP CONSTRAINT IF EXISTS {name}" for name in [*book.names(Added.CONSTRAINTS), *stand_ins(facts)]),
-        *(f"ALTER COLUMN {name} DROP NOT NULL" for name in book.names(Added.NOT_NULLS) if name in facts.columns),
-        *(f"ALTER COLUMN {name} DROP DEFAULT" for name in book.names(Added.DEFAULTS) if name in facts.columns),
+        *(f"ALTER COLUMN {name} DROP NOT NULL" for name in book.names(Added.NOT_NULLS) if name in kept),
+        *(f"ALTER COLUMN {name} DROP DEFAULT" for name in book.names(Added.DEFAULTS) if name in kept),
+        *(f"DROP COLUMN {name}" for name in added),
         *(f"RESET ({name})" for name, before in book.storage.items() if before is None),
         *(f"SET ({name} = {before})" for name, before in book.storage.items() if before is not None),
     ]
     if clauses:
         connection.exec_driver_sql(f"ALTER TABLE conversations {', '.join(clauses)}")
     if book.storage and facts.key_index is not None:
-        before = book.key_fillfactor
-        clause = "RESET (fillfactor)" if before is None else f"SET (fillfactor = {before})"
-        connection.exec_driver_sql(f'ALTER INDEX "{facts.key_index}" {clause}')
+        set_key_fillfactor(connection, facts.key_index, book.key_fillfactor)
     for name in book.names(Added.TABLES):
         if name != _RECORD:
             connection.exec_driver_sql(f"DROP TABLE IF EXISTS {name}")

@@ -178,7 +178,7 @@ def test_a_redis_that_is_away_is_not_waited_for(
 
         assert batches.ended() == SIZE
         said = [line for line in worker.logged() if "redis was not told that a message is done" in line["message"]]
-        assert [line["message"].rpartition(": ")[2] for line in said] == ["it comes back, which is harmless"]
+        assert [line["message"].rpartition(": ")[2] for line in said] == ["it comes back, and is run again"]
         # It is there, for when Redis is.
         if redis_is == "refusing":
             server.start()

@@ -499,6 +499,31 @@ def test_a_role_that_may_write_conversations_needs_no_other_right(
     assert [row["conv_id"] for row in writer.run("SELECT conv_id FROM latest_conversations")] == [conv_id]
 
 
+def test_a_role_that_may_write_a_view_needs_no_right_to_the_schema_behind_it(engine: Engine, writer: Writer) -> None:
+    """As where an API has a schema of its own, and nobody else has rights to the tables'."""
+    role = f"adjourn_writer_{uuid.uuid4().hex[:12]}"
+    columns = ("conv_id", *PAIR, "status", "updated_at")
+    writer.run(f"""
+        CREATE ROLE {role};
+        CREATE SCHEMA api;
+        CREATE VIEW api.conversations AS SELECT {", ".join(columns)} FROM public.conversations;
+        GRANT USAGE ON SCHEMA api TO {role};
+        GRANT SELECT, INSERT, UPDATE, DELETE ON api.conversations TO {role};
+        REVOKE ALL ON SCHEMA public FROM PUBLIC
+    """)
+    with writing(engine) as other:
+        other.run(f"SET ROLE {role}; SET search_path = api")
+        conv_id = other.open(updated_at=NOON)["conv_id"]
+        other.change(conv_id, updated_at=NOON + MINUTE, status="progress")
+        other.change(conv_id, status="closed")
+        with pytest.raises(errors.InsufficientPrivilege, match="schema public"):
+            other.run("SELECT FROM public.conversations")
+    writer.run(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+    assert [one["status"] for one in writer.events()] == ["progress", "closed"]
+    assert [row["session_key"] for row in writer.run("SELECT session_key FROM latest_conversations")] == [KEY]
+
+
 def test_nothing_that_a_role_makes_is_taken_for_adjourns_own(engine: Engine, writer: Writer, role: str) -> None:
     """Operators in a schema where everybody may make things, tables of the same names, a search_path of its own."""
     writer.run(f"GRANT CREATE ON SCHEMA public TO {role}; CREATE SCHEMA theirs AUTHORIZATION {role}")
@@ -529,7 +554,9 @@ def test_nothing_that_a_role_makes_is_taken_for_adjourns_own(engine: Engine, wri
     assert [one["status"] for one in writer.events()] == ["progress", "closed"]
 
 
-@pytest.mark.parametrize("function", ["adjourn_record_change", "conversations_keep_latest"])
+@pytest.mark.parametrize(
+    "function", ["adjourn_complete_conversation", "adjourn_record_change", "conversations_keep_latest"]
+)
 def test_nobody_else_may_put_a_function_of_ours_on_a_table(
     engine: Engine, writer: Writer, role: str, function: str
 ) -> None:
