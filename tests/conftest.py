@@ -142,7 +142,7 @@ def session(engine: Engine) -> Iterator[Session]:
 
 @pytest.fixture(scope="session")
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a Redis database that tests may empty: REDIS_URL's number 15 (14, 13 for further workers of pytest's).
+    """The URL of a Redis database that tests may empty: REDIS_URL's number 15 (14 and so on for further workers).
 
     Or a private server.
     """

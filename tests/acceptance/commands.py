@@ -45,6 +45,8 @@ class Command:
 def environment(given: Mapping[str, str]) -> dict[str, str]:
     """Return this process's environment without our variables, and with those that are given."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
+    # Hundreds of commands are started here, and each would compile all that it imports.
+    kept.pop("PYTHONDONTWRITEBYTECODE", None)
     return kept | {"dramatiq_prom_port": str(free_port())} | dict(given)
 
 
