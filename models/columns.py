@@ -106,11 +106,14 @@ def enum_as_text(values: type[EnumT]) -> TypeEngine[EnumT]:
 _PLAIN_INSTANT = re.sub("0", "[0-9]", "0000-00-00 00:00:00.000000")
 
 
+#: In PostgreSQL's SQL: an instant is one that Python can read.
+READABLE_SQL = "BETWEEN '0001-01-02 00:00:00+00'::timestamptz AND '9999-12-30 00:00:00+00'::timestamptz"
+
+
 def readable_check(table: str, columns: tuple[str, ...]) -> CheckConstraint:
     """Return PostgreSQL's CHECK that instants are those that Python can read: no infinity, no year beyond 9999."""
-    bounds = "'0001-01-02 00:00:00+00'::timestamptz AND '9999-12-30 00:00:00+00'::timestamptz"
     return CheckConstraint(
-        " AND ".join(f"{column} BETWEEN {bounds}" for column in columns), name=f"{table}_instants_check"
+        " AND ".join(f"{column} {READABLE_SQL}" for column in columns), name=f"{table}_instants_check"
     ).ddl_if(dialect="postgresql")
 
 

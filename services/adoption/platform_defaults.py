@@ -4,13 +4,11 @@ from collections.abc import Iterator
 
 from sqlalchemy import Connection, text
 
+from models.columns import READABLE_SQL
 from services.adoption import wanted
 from services.adoption.blockers import Blocker, Finding
 from services.adoption.expressions import STATUSES, try_out
 from services.adoption.quoting import quote_literal
-
-#: As in the CHECK of instants.
-_READABLE = "BETWEEN '0001-01-02 00:00:00+00'::timestamptz AND '9999-12-30 00:00:00+00'::timestamptz"
 
 
 def judge_defaults(connection: Connection) -> Iterator[Finding]:
@@ -73,7 +71,7 @@ def _judge_end(connection: Connection, expression: str) -> Iterator[Finding]:
 
 def _judge_instant(connection: Connection, column: str, expression: str) -> Iterator[Finding]:
     value = f"CAST(({expression}) AS timestamptz)"
-    found = try_out(connection, f"SELECT {value} {_READABLE}, {value} <= clock_timestamp()")
+    found = try_out(connection, f"SELECT {value} {READABLE_SQL}, {value} <= clock_timestamp()")
     if not found or found[0][0] is None:
         return
     is_readable, is_past = found[0]

@@ -7,13 +7,12 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
+from models.columns import READABLE_SQL
 from models.conversation import ACTIVE_SQL, ENDED_SQL, ConversationStatus
 from services.adoption import wanted
 from services.adoption.facts import Facts
 from services.timeouts import Timeouts
 
-#: What the CHECK of instants takes: the years that Python can read.
-_READABLE = "BETWEEN '0001-01-02 00:00:00+00'::timestamptz AND '9999-12-30 00:00:00+00'::timestamptz"
 #: How long overdue, up to.
 AGES = {
     "up to a day": timedelta(days=1),
@@ -78,7 +77,7 @@ def read_rows(connection: Connection, facts: Facts) -> Rows:
         return f"count(*) FILTER (WHERE {condition})" if there >= set(needed) else "0"
 
     figures = {f"null_{name}": count(f"{name} IS NULL", name) for name in wanted.columns()}
-    figures |= {f"unreadable_{name}": count(f"{name} NOT {_READABLE}", name) for name in wanted.INSTANTS}
+    figures |= {f"unreadable_{name}": count(f"{name} NOT {READABLE_SQL}", name) for name in wanted.INSTANTS}
     figures["ended_and_active"] = count(f"{ACTIVE_SQL} AND ended_at IS NOT NULL", "ended_at")
     figures["without_ended_at"] = (
         count(f"{ENDED_SQL} AND ended_at IS NULL", "ended_at")
