@@ -27,7 +27,7 @@ from tests.acceptance.commands import PROJECT, run, running
 from tests.platforms import GROWN, HISTORY, catalog, connect, hold_that_it_is_given_back, rows_of, run_sql
 from tests.support import wait_for
 
-ROWS = int(os.environ.get("ADOPTION_ROWS", "20000"))
+ROWS = int(os.environ.get("ADOPTION_ROWS", "8000"))
 #: What a statement of the platform's may wait, in seconds. Where tests run, many at a time, anything takes long.
 LONGEST_WAIT = 1.0 if "ADOPTION_ROWS" in os.environ else 20.0
 #: What the page says in SQL: timeouts for each inbox, what a loop did otherwise, what it missed, and a listener.
