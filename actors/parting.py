@@ -98,9 +98,11 @@ class Parting(Middleware):
         try:
             # The limit is for all of it: a client that asks sentinels first gives each of them its time.
             ask_in_background(self._probe.ping).result(timeout=self._redis_patience)
-        except (redis.RedisError, TimeoutError) as error:
+        except Exception as error:  # noqa: BLE001 - redis-py raises others too when a connection is torn down under it
+            if self._has_ended.is_set():
+                return
             if self._client.connection_pool is self._pool:
-                reason = first_line(error) if isinstance(error, redis.RedisError) else "no answer in time"
+                reason = "no answer in time" if isinstance(error, TimeoutError) else first_line(error)
                 log.warning("redis does not answer, and is not waited for", reason=reason)
             self._client.connection_pool = _Refusal()
             _cut(self._pool)
