@@ -27,6 +27,11 @@ def how_many(count: int | None, *, is_capped: bool = False) -> str:
     return "unknown" if count is None else f"{count:,}{' or more' if is_capped else ''}"
 
 
+def counted(count: int, noun: str) -> str:
+    """Return the number and its noun: ``1 row``, ``1,204 rows``."""
+    return f"{how_many(count)} {noun}{'' if count == 1 else 's'}"
+
+
 def instant(at: datetime | None, *, now: datetime | None) -> str:
     """Return the instant in UTC, and how far it is from ``now``: ``12:00:00 UTC (12 s ago)``."""
     if at is None:

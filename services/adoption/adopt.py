@@ -7,7 +7,6 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from services.adoption import locks
-from services.adoption.counted import counted
 from services.adoption.look import Look, look
 from services.adoption.notes import missing_rights
 from services.adoption.session import alone, become_owner
@@ -15,6 +14,7 @@ from services.adoption.step import Choices, Step, Work
 from services.adoption.steps import STEPS
 from services.adoption.stopped import AdoptionStoppedError
 from services.errors import first_line
+from services.wording import counted
 
 #: Told of each step when it begins.
 OnBegin = Callable[[Step], None]

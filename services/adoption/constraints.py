@@ -5,7 +5,6 @@ from sqlalchemy.exc import IntegrityError
 
 from services.adoption import locks, wanted
 from services.adoption.book import Added, enter
-from services.adoption.counted import counted
 from services.adoption.facts import Facts
 from services.adoption.fill import count_incomplete
 from services.adoption.reopened import take_back_ends
@@ -15,6 +14,7 @@ from services.adoption.step import Found, Step, Work
 from services.adoption.stopped import AdoptionStoppedError
 from services.adoption.triggers import make_trigger
 from services.errors import first_line
+from services.wording import counted
 
 #: How the CHECKs are called that stand in for a NOT NULL while the rows are read.
 _STAND_IN = "adjourn_not_null_"

@@ -9,13 +9,12 @@ from sqlalchemy import Connection, text
 from models.conversation import ENDED_SQL
 from services.adoption import wanted
 from services.adoption.batches import Batch, walk
-from services.adoption.counted import counted
 from services.adoption.duplicates import session_key_of
 from services.adoption.rows import filled, timeout_parameters
 from services.adoption.stamping import stamping
 from services.adoption.step import Found, Step, Work
 from services.adoption.stopped import AdoptionStoppedError
-from services.wording import how_many
+from services.wording import counted, how_many
 
 #: How often rows that others hold are come back to.
 ROUNDS = 30

@@ -6,12 +6,12 @@ from sqlalchemy.exc import IntegrityError
 
 from services.adoption import wanted
 from services.adoption.book import Added, enter
-from services.adoption.counted import counted
 from services.adoption.duplicates import Duplicate, close_all_but_the_latest, find_duplicates
 from services.adoption.facts import Facts
 from services.adoption.quoting import quote_ident
 from services.adoption.step import Found, Step, Work
 from services.adoption.stopped import AdoptionStoppedError
+from services.wording import counted
 
 #: The index that has room for one active conversation of a session key.
 UNIQUE = next(iter(wanted.indexes()))

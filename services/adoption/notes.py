@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 from services.adoption import wanted
 from services.adoption.blockers import SERVICES_ONLY, type_problem
-from services.adoption.counted import counted
 from services.adoption.facts import Facts
 from services.adoption.rows import Rows
+from services.wording import counted
 
 
 def find_notes(facts: Facts, rows: Rows | None) -> list[str]:

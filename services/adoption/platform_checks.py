@@ -7,10 +7,10 @@ from sqlalchemy import Connection, text
 
 from services.adoption import wanted
 from services.adoption.blockers import Blocker, Finding
-from services.adoption.counted import counted
 from services.adoption.expressions import STATUSES, changed_rows, statuses_where, try_out
 from services.adoption.facts import TABLE, Facts
 from services.adoption.quoting import quote_ident, quote_literal
+from services.wording import counted
 
 #: What a change of status writes.
 _CHANGING = {"status", "ended_at"}

@@ -7,8 +7,8 @@ that tried would fail, again and again.
 from sqlalchemy import text
 
 from models.conversation import ACTIVE_SQL
-from services.adoption.counted import counted
 from services.adoption.step import Work
+from services.wording import counted
 
 #: Ends taken back in one transaction.
 _AT_ONCE = 1_000

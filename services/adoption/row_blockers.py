@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from models.conversation import ACTIVE_SQL, ConversationStatus
 from services.adoption import wanted
 from services.adoption.blockers import Blocker
-from services.adoption.counted import counted
 from services.adoption.in_batches import in_batches
 from services.adoption.quoting import quote_literal
 from services.adoption.rows import Rows
+from services.wording import counted
 
 _OURS = {status.value for status in ConversationStatus}
 

@@ -2,8 +2,10 @@
 
 import signal
 import time
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import timedelta
+from queue import Empty, SimpleQueue
 from random import Random
 from threading import Event, Thread
 
@@ -44,22 +46,29 @@ def write_traffic(*, rate: float, seconds: float | None) -> None:
     configure_logging(level=settings.log_level, style=settings.log_format)
     engine = create_database_engine(settings.database)
     stop = Event()
+    # Its put is reentrant, so a signal handler may call it; that of Event is not.
+    told: SimpleQueue[None] = SimpleQueue()
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, lambda *_: told.put(None))
     fed = Fed()
     log.info("writing made-up conversations", database=shown_url(engine.url), rate=rate)
     # In a thread that nobody has to wait for: it may hang in a database that does not answer.
     writing = Thread(target=_write, args=(engine, rate, fed, stop), name="traffic", daemon=True)
     writing.start()
-    _report(fed, stop, until=None if seconds is None else time.monotonic() + seconds)
+    _report(fed, told, until=None if seconds is None else time.monotonic() + seconds)
     stop.set()
     writing.join(timeout=_LAST_TRANSACTION)
     log.info("stopped", **asdict(fed))
 
 
-def _report(fed: Fed, stop: Event, *, until: float | None) -> None:
-    """Say how much was written once in a while, until ``stop`` is set or the monotonic clock shows ``until``."""
-    while not stop.wait(REPORT_INTERVAL if until is None else min(REPORT_INTERVAL, max(0.0, until - time.monotonic()))):
+def _report(fed: Fed, told: "SimpleQueue[None]", *, until: float | None) -> None:
+    """Say how much was written once in a while, until it is told to stop or the monotonic clock shows ``until``."""
+    while True:
+        with suppress(Empty):
+            told.get(
+                timeout=REPORT_INTERVAL if until is None else min(REPORT_INTERVAL, max(0.0, until - time.monotonic()))
+            )
+            return
         if until is not None and time.monotonic() >= until:
             return
         log.info("written so far", **asdict(fed))
