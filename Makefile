@@ -8,7 +8,7 @@ SIZE ?= 1000000
 COMPOSE ?= docker compose
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run run-worker run-scheduler demo test chaos compose-test bench lint format lock clean
+.PHONY: help setup run run-worker run-scheduler demo test test-slow chaos compose-test bench lint format lock clean
 
 help: ## Print the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -37,6 +37,9 @@ demo: $(READY) ## Watch real conversations being closed and expired, for a minut
 
 test: $(READY) ## Run all tests (PostgreSQL and Redis come from wheels, or from DATABASE_URL and REDIS_URL)
 	@$(BIN)/pytest $(PYTEST_ARGS)
+
+test-slow: $(READY) ## Run the few tests that take long, with nothing beside them
+	@$(BIN)/pytest -n0 -m slow $(PYTEST_ARGS)
 
 chaos: $(READY) ## Break real schedulers and Redis on purpose, for ten minutes (CHAOS_ARGS=--short: a minute)
 	@$(BIN)/python -m tests.chaos $(CHAOS_ARGS)

@@ -336,6 +336,7 @@ def a_database_that_goes_away(directory: Path, database: Postgresql) -> None:
             assert report["cycle_count"] == 0
 
 
+@pytest.mark.slow
 def test_each_state_shows_with_its_reason_within_its_stated_time(
     make_postgresql: Callable[[], Postgresql], sqlite_template: Path, tmp_path: Path
 ) -> None:

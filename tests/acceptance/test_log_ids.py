@@ -64,6 +64,7 @@ def test_a_run_can_be_followed_from_its_slot_to_its_events_and_nobodys_number_is
         assert {"sweep_id", "slot", "message_id", "term"} <= failed[0].keys()
         assert "no_idle" in failed[0]["exception"]
         wait_for(lambda: client.hget("adjourn:task:process_idle_conversations", "run_error"), what="its note")
+        wait_for(lambda: client.keys("adjourn:failure:*"), what="the note beside the message")
         noted = "".join(str(client.hgetall(key)) for key in client.keys("adjourn:task:*"))
         notes = "".join(str(client.get(key)) for key in client.keys("adjourn:failure:*"))
         assert "no_idle" in noted
