@@ -1,9 +1,8 @@
 """Real servers: PostgreSQL and Redis of DATABASE_URL and REDIS_URL when set, else private ones from wheels.
 
-One migrated database is made a session; each test gets a copy of its own.
+Each test has a migrated database of its own.
 """
 
-import itertools
 import logging
 import os
 import shutil
@@ -15,20 +14,17 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import hypothesis
-import psycopg
 import pytest
 import redis
 import structlog
-from sqlalchemy import Engine, make_url
+from sqlalchemy import Engine
 from sqlmodel import Session
 
 from services import migrations
 from services.database import create_database_engine, open_session
 from services.database_url import parse_database_url
 from services.embedded.redis_server import PrivateRedis
-
-_copies = itertools.count()
-
+from tests.migrated_databases import MigratedDatabases, create_database, drop_database, url_of
 
 # No test is timed: machines are noisy.
 hypothesis.settings.register_profile("untimed", deadline=None)
@@ -56,30 +52,19 @@ def postgresql_server() -> Iterator[str]:
     # Not below pytest's own directory, which only its user may enter: as root, the server runs as another.
     with tempfile.TemporaryDirectory(prefix="adjourn-postgresql-", ignore_cleanup_errors=True) as directory:
         server = get_server(Path(directory) / "data")
+        # It ends with the tests: what a crash of the machine would do to it does not matter, and dropping a database
+        # waits for a checkpoint.
+        server.psql("ALTER SYSTEM SET fsync = off; ALTER SYSTEM SET full_page_writes = off; SELECT pg_reload_conf();")
         yield parse_database_url(server.get_uri()).render_as_string(hide_password=False)
         server.cleanup()
 
 
-def _postgresql_url(server: str, name: str) -> str:
-    return make_url(server).set(database=name).render_as_string(hide_password=False)
-
-
-def _run_on(server: str, statement: str) -> None:
-    with psycopg.connect(make_url(server).set(drivername="postgresql").render_as_string(hide_password=False)) as plain:
-        plain.autocommit = True
-        plain.execute(statement.encode())
-
-
 @pytest.fixture(scope="session")
-def postgresql_template(postgresql_server: str) -> Iterator[str]:
-    """The name of a migrated database to copy."""
-    name = f"adjourn_template_{os.getpid()}"
-    _run_on(postgresql_server, f"CREATE DATABASE {name}")
-    engine = create_database_engine(_postgresql_url(postgresql_server, name))
-    migrations.upgrade(engine)
-    engine.dispose()
-    yield name
-    _run_on(postgresql_server, f"DROP DATABASE {name}")
+def migrated_databases(postgresql_server: str) -> Iterator[MigratedDatabases]:
+    """Migrated databases of PostgreSQL, for one test each."""
+    databases = MigratedDatabases(postgresql_server)
+    yield databases
+    databases.drop()
 
 
 @pytest.fixture(scope="session")
@@ -93,21 +78,19 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def postgresql_url(postgresql_server: str, postgresql_template: str) -> Iterator[str]:
+def postgresql_url(postgresql_server: str, migrated_databases: MigratedDatabases) -> Iterator[str]:
     """A migrated PostgreSQL database of this test."""
-    name = f"adjourn_test_{os.getpid()}_{next(_copies)}"
-    _run_on(postgresql_server, f"CREATE DATABASE {name} TEMPLATE {postgresql_template}")
-    yield _postgresql_url(postgresql_server, name)
-    _run_on(postgresql_server, f"DROP DATABASE {name} WITH (FORCE)")
+    name = migrated_databases.take()
+    yield url_of(postgresql_server, name)
+    migrated_databases.give_back(name)
 
 
 @pytest.fixture
 def empty_postgresql_url(postgresql_server: str) -> Iterator[str]:
     """A PostgreSQL database of this test, never migrated."""
-    name = f"adjourn_test_{os.getpid()}_{next(_copies)}"
-    _run_on(postgresql_server, f"CREATE DATABASE {name}")
-    yield _postgresql_url(postgresql_server, name)
-    _run_on(postgresql_server, f"DROP DATABASE {name} WITH (FORCE)")
+    name = create_database(postgresql_server)
+    yield url_of(postgresql_server, name)
+    drop_database(postgresql_server, name)
 
 
 @pytest.fixture
