@@ -13,6 +13,7 @@ from sqlalchemy import make_url
 
 from services import migrations
 from services.database import create_database_engine
+from tests.plain_sql import connect
 
 _numbers = itertools.count()
 #: Which changes of the schema, of statistics and of settings a database has seen: each writes rows of these catalogs.
@@ -39,7 +40,7 @@ def url_of(server: str, name: str) -> str:
 def create_database(server: str, *, template: str = "template1") -> str:
     """Make a database of a name of its own, and return its name."""
     name = f"adjourn_test_{os.getpid()}_{next(_numbers)}"
-    with _connect(server) as connection:
+    with connect(server) as connection:
         connection.execute(
             sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template))
         )
@@ -48,13 +49,8 @@ def create_database(server: str, *, template: str = "template1") -> str:
 
 def drop_database(server: str, name: str) -> None:
     """Drop a database, whoever is connected to it."""
-    with _connect(server) as connection:
+    with connect(server) as connection:
         connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
-
-
-def _connect(url: str) -> psycopg.Connection:
-    plain = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
-    return psycopg.connect(plain, autocommit=True)
 
 
 class MigratedDatabases:
@@ -76,14 +72,14 @@ class MigratedDatabases:
             name, self._states[name] = self._free.pop()
             return name
         name = create_database(self._server, template=self._template)
-        with _connect(url_of(self._server, name)) as connection:
+        with connect(url_of(self._server, name)) as connection:
             self._states[name] = connection.execute(_STATE).fetchone()
         return name
 
     def give_back(self, name: str) -> None:
         """Empty a database for another test; drop it when its schema has changed, or somebody is connected still."""
         before, state = self._states.pop(name), None
-        with suppress(psycopg.Error), _connect(url_of(self._server, name)) as connection:
+        with suppress(psycopg.Error), connect(url_of(self._server, name)) as connection:
             found = connection.execute(_STATE).fetchone()
             if found == before and connection.execute(_OTHERS).fetchone() == (0,):
                 connection.execute(_EMPTY)

@@ -2,8 +2,7 @@
 
 from typing import Any
 
-import psycopg
-from sqlalchemy import make_url
+from tests.plain_sql import connect
 
 #: The least that can be adopted.
 MINIMAL = """
@@ -57,25 +56,6 @@ INSERT INTO conversations (owner_id, channel, from_number, to_number, subject, s
 SELECT 'owner-1', 'sms', '+44 ' || n, '+331', 'twice', 'progress'
 FROM generate_series(1, 12) AS n, generate_series(1, 2);
 """
-
-
-def connect(url: str) -> psycopg.Connection[Any]:
-    """Return a connection that knows none of our code, each of whose statements is a transaction of its own."""
-    plain = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
-    return psycopg.connect(plain, autocommit=True)
-
-
-def run_sql(url: str, *statements: str) -> None:
-    """Run plain SQL."""
-    with connect(url) as connection:
-        for statement in statements:
-            connection.execute(statement.encode())
-
-
-def rows_of(url: str, query: str) -> list[tuple[Any, ...]]:
-    """Return the rows of plain SQL."""
-    with connect(url) as connection:
-        return connection.execute(query.encode()).fetchall()
 
 
 Catalog = dict[str, list[tuple[Any, ...]]]

@@ -5,6 +5,8 @@ import os
 import signal
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -74,6 +76,18 @@ def running(*arguments: str, directory: Path, variables: Mapping[str, str]) -> I
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+def answer(port: str, path: str) -> tuple[int, dict[str, Any]]:
+    """Return what a command says of its health: the code and the report; (0, {}) while nobody answers."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as told:
+            return told.status, json.load(told)
+    except urllib.error.HTTPError as refusal:
+        with refusal:
+            return refusal.code, json.load(refusal)
+    except OSError:
+        return 0, {}
 
 
 def run(

@@ -19,12 +19,12 @@ from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import make_url
 from typer.testing import CliRunner
 
 from services.cli import app
 from tests.acceptance.commands import PROJECT, run, running
-from tests.platforms import GROWN, HISTORY, catalog, connect, hold_that_it_is_given_back, rows_of, run_sql
+from tests.plain_sql import connect, plain_url, rows_of, run_sql
+from tests.platforms import GROWN, HISTORY, catalog, hold_that_it_is_given_back
 from tests.support import wait_for
 
 ROWS = int(os.environ.get("ADOPTION_ROWS", "8000"))
@@ -51,9 +51,8 @@ class Ledger:
 @contextmanager
 def writing(url: str, ledger: Path) -> Iterator[None]:
     """Have the platform write all the while."""
-    plain = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
     process = subprocess.Popen(
-        [sys.executable, str(WRITER), plain, str(ledger)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, str(WRITER), plain_url(url), str(ledger)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     assert process.stdin is not None
     assert process.stdout is not None

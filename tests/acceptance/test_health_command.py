@@ -1,14 +1,11 @@
 """Each state of a worker and a scheduler, brought about for real, as ``adjourn health`` and HTTP show it."""
 
-import json
 import os
 import shutil
 import signal
 import socket
 import tempfile
 import time
-import urllib.error
-import urllib.request
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +22,7 @@ from services import migrations
 from services.database import create_database_engine
 from services.database_url import parse_database_url
 from services.scheduling.keys import LEASE
-from tests.acceptance.commands import BIN, run, running
+from tests.acceptance.commands import BIN, answer, run, running
 from tests.servers import redis_server_with
 from tests.support import attempts, free_port, opened, wait_for
 
@@ -66,15 +63,8 @@ class Machine:
         return running("periodiq", "actors", directory=self.directory, variables=self.variables)
 
     def report(self, role: str, path: str = "/readyz") -> tuple[int, dict[str, Any]]:
-        """Return what HTTP says: the code and the report; (0, {}) when nobody is there yet."""
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.ports[role]}{path}", timeout=5) as answer:
-                return answer.status, json.load(answer)
-        except urllib.error.HTTPError as refusal:
-            with refusal:
-                return refusal.code, json.load(refusal)
-        except OSError:
-            return 0, {}
+        """Return what HTTP says; see ``answer``."""
+        return answer(self.ports[role], path)
 
     def command(self, role: str) -> tuple[int, str]:
         """Return what the command says: its exit code and its output."""

@@ -7,9 +7,8 @@ import re
 import shutil
 import subprocess
 import sys
-import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,7 +22,7 @@ from services import foreign_writers
 from services.conversations import close_conversation
 from services.database import create_database_engine, open_session
 from services.settings import load_settings
-from tests.acceptance.commands import BIN, PROJECT, environment, run, running
+from tests.acceptance.commands import BIN, PROJECT, answer, environment, run, running
 from tests.support import NOON, all_conversations, all_events, free_port, open_conversation, opened, wait_for
 
 PAGE = (PROJECT / "docs" / "how_to_use.md").read_text()
@@ -262,14 +261,9 @@ def test_every_command_for_the_operator_runs_and_says_what_the_page_says(
         assert "not found" not in done.stderr
         return done.stdout
 
-    def ready(port: str) -> bool:
-        with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz") as answer:
-            return bool(answer.status == 200)
-        return False
-
     def start(command: str, port: str) -> None:
         processes.enter_context(running(*command.split(), directory=tmp_path, variables=variables))
-        wait_for(lambda: ready(port), what=f"{command} ready")
+        wait_for(lambda: answer(port, "/readyz")[0] == 200, what=f"{command} ready")
 
     with ExitStack() as processes:
         without_scheduler = "no scheduler leads: none was ever heard of; start one with: periodiq actors"

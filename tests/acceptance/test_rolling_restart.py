@@ -16,8 +16,8 @@ from sqlalchemy import Engine
 
 from services.database import create_database_engine
 from services.timeouts import Timeouts
-from tests.acceptance.commands import Command, running
-from tests.acceptance.test_starting import PROMPTLY, answer
+from tests.acceptance.commands import Command, answer, running
+from tests.acceptance.test_starting import PROMPTLY
 from tests.support import all_conversations, all_events, free_port, opened, wait_for
 
 #: How late a conversation may end, in seconds: the objective is 120, of which the usual interval takes up 60.

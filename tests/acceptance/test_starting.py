@@ -1,18 +1,14 @@
 """Workers and schedulers that are started before what they depend on."""
 
-import json
 import signal
 import socket
 import subprocess
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 import redis
@@ -20,7 +16,7 @@ import redis
 from services.database import create_database_engine
 from services.monitoring.worker_state import is_there
 from services.scheduling.keys import LEASE
-from tests.acceptance.commands import Command, run, running
+from tests.acceptance.commands import Command, answer, run, running
 from tests.acceptance.test_health_command import Postgresql
 from tests.servers import redis_server_with
 from tests.support import all_events, free_port, opened, wait_for
@@ -38,18 +34,6 @@ def postgresql() -> Iterator[Postgresql]:
         server.stop()
         yield server
         server.close()
-
-
-def answer(port: str, path: str) -> tuple[int, dict[str, Any]]:
-    """Return what a command says of its health: the code and the report; (0, {}) while nobody answers."""
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as told:
-            return told.status, json.load(told)
-    except urllib.error.HTTPError as refusal:
-        with refusal:
-            return refusal.code, json.load(refusal)
-    except OSError:
-        return 0, {}
 
 
 def about_waiting(worker: Command) -> list[str]:

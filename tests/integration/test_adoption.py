@@ -32,7 +32,8 @@ from services.errors import InvalidValueError
 from services.session_keys import canonical_session_key
 from services.sweeps import process_expired_conversations, process_idle_conversations
 from tests.acceptance.commands import PROJECT, running
-from tests.platforms import MINIMAL, catalog, connect, hold_that_it_is_given_back, rows_of, run_sql
+from tests.plain_sql import connect, rows_of, run_sql
+from tests.platforms import MINIMAL, catalog, hold_that_it_is_given_back
 from tests.poolers import pooler_to
 from tests.support import TIMEOUTS, open_conversation, wait_for
 

@@ -15,7 +15,8 @@ from services.adoption.stopped import AdoptionStoppedError
 from services.database import check_database, create_database_engine
 from services.database_url import parse_database_url
 from services.errors import InvalidValueError
-from tests.platforms import MINIMAL, catalog, connect, rows_of, run_sql
+from tests.plain_sql import connect, rows_of, run_sql
+from tests.platforms import MINIMAL, catalog
 from tests.support import TIMEOUTS
 
 CHOICES = Choices(TIMEOUTS, overdue="leave", close_duplicates=True)

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import invariant, run_state_machine_as_test
 from psycopg import errors
 from psycopg.rows import dict_row
-from sqlalchemy import Connection, Engine, make_url
+from sqlalchemy import Connection, Engine
 from sqlalchemy import event as hooks
 from sqlalchemy.exc import OperationalError
 
@@ -34,6 +34,7 @@ from services.session_keys import canonical_session_key
 from services.sweeps import process_expired_conversations, process_idle_conversations
 from services.timeouts import Timeouts
 from tests.integration import test_concurrency, test_conversation_model
+from tests.plain_sql import plain_url, run_sql
 from tests.support import MOMENT, NOON, TIMEOUTS, all_conversations, all_events, opened, wait_for
 
 MINUTE = timedelta(minutes=1)
@@ -51,10 +52,7 @@ class Writer:
     """A program that knows none of our code: each statement is a transaction, unless it begins one."""
 
     def __init__(self, url: str) -> None:
-        plain = make_url(url).set(drivername="postgresql")
-        self.connection = psycopg.connect(
-            plain.render_as_string(hide_password=False), autocommit=True, row_factory=dict_row
-        )
+        self.connection = psycopg.connect(plain_url(url), autocommit=True, row_factory=dict_row)
 
     def run(self, statement: str, **values: Any) -> list[Row]:
         """Run a statement and return its rows."""
@@ -568,10 +566,7 @@ def test_nobody_else_may_put_a_function_of_ours_on_a_table(
 
 
 def test_the_tables_may_be_in_any_schema(empty_postgresql_url: str) -> None:
-    with psycopg.connect(
-        make_url(empty_postgresql_url).set(drivername="postgresql").render_as_string(hide_password=False)
-    ) as plain:
-        plain.execute("""CREATE SCHEMA "it's :100%" """)
+    run_sql(empty_postgresql_url, """CREATE SCHEMA "it's :100%" """)
     engine = create_database_engine(empty_postgresql_url)
 
     @hooks.listens_for(engine, "begin")

@@ -1,16 +1,14 @@
 """The databases that tests share one after another: nothing of one test is there in the next."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 
-import psycopg
 import pytest
-from sqlalchemy import make_url
 
 from services.database import create_database_engine
 from services.sweeps import process_idle_conversations
 from tests.migrated_databases import MigratedDatabases, url_of
+from tests.plain_sql import connect, run_sql
 from tests.support import NOON, all_conversations, all_events, opened
 
 
@@ -19,13 +17,6 @@ def databases(postgresql_server: str) -> Iterator[MigratedDatabases]:
     databases = MigratedDatabases(postgresql_server)
     yield databases
     databases.drop()
-
-
-@contextmanager
-def connected(server: str, name: str) -> Iterator[psycopg.Connection]:
-    plain = make_url(url_of(server, name)).set(drivername="postgresql").render_as_string(hide_password=False)
-    with psycopg.connect(plain, autocommit=True) as connection:
-        yield connection
 
 
 def test_rows_are_gone_and_numbers_begin_again(postgresql_server: str, databases: MigratedDatabases) -> None:
@@ -62,8 +53,7 @@ def test_a_database_that_was_changed_is_not_used_again(
     change: str, postgresql_server: str, databases: MigratedDatabases
 ) -> None:
     name = databases.take()
-    with connected(postgresql_server, name) as connection:
-        connection.execute(change.encode())
+    run_sql(url_of(postgresql_server, name), change)
     databases.give_back(name)
     assert databases.take() != name
 
@@ -72,6 +62,6 @@ def test_a_database_that_somebody_is_connected_to_is_not_used_again(
     postgresql_server: str, databases: MigratedDatabases
 ) -> None:
     name = databases.take()
-    with connected(postgresql_server, name):
+    with connect(url_of(postgresql_server, name)):
         databases.give_back(name)
     assert databases.take() != name
