@@ -302,6 +302,34 @@ def test_a_redis_that_is_back_before_the_worker_has_ended_is_used_again(tmp_path
         assert (taken(broker), waiting(broker)) == ([], [])
 
 
+def test_whatever_the_question_to_redis_raises_redis_is_asked_again(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopping = Stopping()
+    with (
+        connect(redis_url, timeout=5) as client,
+        connect(redis_url, timeout=1) as probe,
+        broker_of(redis_url, stopping) as broker,
+    ):
+        parting = Parting(stopping, client=client, probe=probe, ask_database=lambda: None, cut_database=lambda: 0)
+        worker = Worker(broker, worker_threads=1)
+        ping, is_torn = probe.ping, threading.Event()
+        is_torn.set()
+
+        def torn() -> Any:
+            if is_torn.is_set():
+                raise AttributeError("'NoneType' object has no attribute 'recv'")
+            return ping()
+
+        monkeypatch.setattr(probe, "ping", torn)
+        parting.before_worker_boot(broker, worker)
+        stopping.tell()
+        wait_for(lambda: "this worker ends" in said_by(client), what="commands that fail at once")
+        is_torn.clear()
+        wait_for(lambda: not said_by(client), what="commands that are answered")
+        parting.after_worker_shutdown(broker, worker)
+
+
 def said_by(client: redis.Redis) -> str:
     """Return what is wrong with a command; nothing when it is answered."""
     try:
