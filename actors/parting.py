@@ -16,10 +16,10 @@ from dramatiq.middleware import Middleware
 from redis.sentinel import SentinelConnectionPool
 
 from actors.stopping import Stopping
+from services.due import BATCH_TIMEOUT
 from services.errors import first_line
 from services.logs import get_logger
 from services.operations.inquiry import ask_in_background
-from services.sweeps import BATCH_TIMEOUT
 
 #: How long Redis may take to answer a worker that is about to end, in seconds.
 REDIS_PATIENCE = 1.0

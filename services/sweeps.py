@@ -4,38 +4,23 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import cached_property
 
-from sqlalchemy import Column, ColumnElement, Engine, bindparam, select
+from sqlalchemy import Engine, select
 from sqlmodel import Session
 
-from models.columns import UtcDateTime, require_aware
-from models.conversation import Conversation, conversations, due_expiry, due_idle, due_status
+from models.columns import require_aware
+from models.conversation import Conversation
 from models.event import EventCause
 from services.arguments import LONGEST_PAGE, require_size
-from services.database import set_locally
+from services.due import BY_EXPIRES_AT, BY_IDLE_AT, DueBatches, DueBy
 from services.endings import Ending
 from services.lags import Lags
 from services.tasks import DEFAULT_BATCH_SIZE, LARGEST_BATCH_SIZE, Task
 
 #: How long one sweep may go on starting batches. What is left is for the next tick.
 DEFAULT_TIME_BUDGET = timedelta(seconds=30)
-
-#: How long one batch may take: a thousand times what it does, so it waits for a lock on the whole table, or for nobody.
-BATCH_TIMEOUT = timedelta(seconds=20)
-#: For the transaction of a batch, a sweep's or an adoption's. PostgreSQL cannot tell in advance how much is due. When
-#: it expects little, it sorts all of it instead of walking the index in its order until the batch is full; when it
-#: expects much, it reads the whole table instead of looking up each row at its place. Both are right for small tables
-#: only.
-BATCH_SETTINGS = {
-    "statement_timeout": f"{BATCH_TIMEOUT // timedelta(milliseconds=1)}",
-    **dict.fromkeys(("enable_sort", "enable_seqscan", "enable_hashjoin", "enable_mergejoin"), "off"),
-    # Where it has to do what is off after all, it is taken for so dear that it would be compiled first, each time.
-    "jit": "off",
-    # Its events are in the statement: the triggers for other writers, where there are some, need not look for each.
-    "adjourn.writes_events": "on",
-}
 
 Stopwatch = Callable[[], float]
 #: Asked after each full batch: whether to take another.
@@ -77,29 +62,21 @@ class _Kind:
     """What tells the two sweeps apart."""
 
     task: Task
-    #: The deadline that they go by, and in whose order they go.
-    due_at: Column[datetime]
-    due: Callable[[datetime | ColumnElement[datetime]], ColumnElement[bool]]
+    due_by: DueBy
 
     @cached_property
     def ending(self) -> Ending:
-        """The statement of a batch: what is due at ``now``, from ``position`` on."""
-        return self._ending(tells_lags=False)
+        """The statement of a batch."""
+        return self.due_by.ending(EventCause.SWEEP)
 
     @cached_property
     def telling_ending(self) -> Ending:
         """The same, which tells how late they ended."""
-        return self._ending(tells_lags=True)
-
-    def _ending(self, *, tells_lags: bool) -> Ending:
-        now, position = bindparam("now", type_=UtcDateTime()), bindparam("position", type_=UtcDateTime())
-        due = self.due(now) & (self.due_at >= position)
-        return Ending(status=due_status, cause=EventCause.SWEEP, where=due, order_by=self.due_at, tells_lags=tells_lags)
+        return self.due_by.ending(EventCause.SWEEP, tells_lags=True)
 
 
-_IDLE = _Kind(Task.IDLE, conversations.c.idle_at, due_idle)
-_EXPIRED = _Kind(Task.EXPIRED, conversations.c.expires_at, due_expiry)
-_START = datetime.min.replace(tzinfo=UTC)
+_IDLE = _Kind(Task.IDLE, BY_IDLE_AT)
+_EXPIRED = _Kind(Task.EXPIRED, BY_EXPIRES_AT)
 
 
 def _always() -> bool:
@@ -161,7 +138,8 @@ def find_expired_conversations(session: Session, *, now: datetime, limit: int = 
 
 
 def _find(session: Session, kind: _Kind, now: datetime, limit: int) -> list[Conversation]:
-    due = select(Conversation).where(kind.due(require_aware(now, "now"))).order_by(kind.due_at)
+    due_by = kind.due_by
+    due = select(Conversation).where(due_by.due(require_aware(now, "now"))).order_by(due_by.deadline)
     page = due.limit(require_size("limit", limit, LONGEST_PAGE))
     return list(session.scalars(page, execution_options={"populate_existing": True}))
 
@@ -180,10 +158,10 @@ def _sweep(  # noqa: PLR0917 - the two callers above hand on what they were give
     now = require_aware(now, "now")
     require_size("batch_size", batch_size, LARGEST_BATCH_SIZE)
     ending = kind.ending if on_batch is None else kind.telling_ending
+    batches_due = DueBatches(ending, now=now, batch_size=batch_size)
     started = stopwatch()
     count = batches = 0
     has_begun = False
-    position = _START
     # One connection for all batches, each in a transaction of its own.
     with engine.connect() as connection:
         while True:
@@ -191,25 +169,13 @@ def _sweep(  # noqa: PLR0917 - the two callers above hand on what they were give
             if elapsed >= time_budget.total_seconds() and has_begun:
                 return Sweep(sweep_id, kind.task, count, batches, elapsed, drained=False)
             with connection.begin():
-                set_locally(connection, **BATCH_SETTINGS)
-                ended = ending.apply(
-                    connection,
-                    moment=now + timedelta(seconds=elapsed),
-                    sweep_id=sweep_id,
-                    now=now,
-                    position=position,
-                    batch_size=batch_size,
-                )
+                moment = now + timedelta(seconds=elapsed)
+                ended = batches_due.end_next(connection, moment=moment, sweep_id=sweep_id)
             has_begun = True
             count += ended.count
             batches += ended.count > 0
             if on_batch is not None and ended.count and ended.lags is not None:
                 on_batch(Batch(ended.count, ended.lags))
-            drained = ended.picked < batch_size
-            # All of a batch was kept from being ended, and the next one would be the same.
-            is_stuck = not ended.count and ended.last == position
-            if drained or is_stuck or not proceed():
-                return Sweep(sweep_id, kind.task, count, batches, stopwatch() - started, drained=drained)
-            # Behind it the index holds only the dead entries of what was just ended: do not walk them again. What
-            # others held there is the next sweep's.
-            position = ended.last or _START
+            if batches_due.is_over or not proceed():
+                duration = stopwatch() - started
+                return Sweep(sweep_id, kind.task, count, batches, duration, drained=batches_due.is_drained)

@@ -1,34 +1,19 @@
 """The step that sees to what is overdue by now: years of history, perhaps."""
 
-from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 
-from sqlalchemy import Column, ColumnElement, Connection, bindparam
-
-from models.columns import UtcDateTime
-from models.conversation import conversations, due_expiry, due_idle, due_status
 from models.event import EventCause
 from services.adoption.rows import Overdue, read_overdue
 from services.adoption.step import Found, Step, Work
 from services.adoption.stopped import AdoptionStoppedError
-from services.database import current_time, set_locally
-from services.endings import Ended, Ending
-from services.sweeps import BATCH_SETTINGS
+from services.database import current_time
+from services.due import BY_EXPIRES_AT, BY_IDLE_AT, DueBatches
+from services.endings import Ending
 from services.wording import how_many
 
 #: Conversations ended in one transaction: a tenth of a second's work, and no message waits longer for one of them.
 BATCH_SIZE = 2_000
-_START = datetime.min.replace(tzinfo=UTC)
-
-
-def _ending(
-    due_at: Column[datetime], due: Callable[[datetime | ColumnElement[datetime]], ColumnElement[bool]]
-) -> Ending:
-    now, position = bindparam("now", type_=UtcDateTime()), bindparam("position", type_=UtcDateTime())
-    return Ending(status=due_status, cause=EventCause.ADOPTION, where=due(now) & (due_at >= position), order_by=due_at)
-
-
-_ENDINGS = (_ending(conversations.c.idle_at, due_idle), _ending(conversations.c.expires_at, due_expiry))
+_ENDINGS = tuple(due_by.ending(EventCause.ADOPTION) for due_by in (BY_IDLE_AT, BY_EXPIRES_AT))
 
 
 def _to_do(found: Found) -> str | None:
@@ -76,19 +61,11 @@ def _told(overdue: Overdue) -> str:
 
 def _end(work: Work, ending: Ending, now: datetime) -> int:
     """End what is due by one of the deadlines; return how many. What others hold is left to the sweeps."""
-    count, position = 0, _START
-    while True:
-        ended = work.briefly(lambda connection, position=position: _end_batch(connection, ending, now, position))  # type: ignore[misc]
-        count += ended.count
-        is_stuck = not ended.count and ended.last == position
-        if ended.picked < BATCH_SIZE or is_stuck:
-            return count
-        position = ended.last or _START
-
-
-def _end_batch(connection: Connection, ending: Ending, now: datetime, position: datetime) -> Ended:
-    set_locally(connection, **BATCH_SETTINGS)
-    return ending.apply(connection, moment=current_time(connection), now=now, position=position, batch_size=BATCH_SIZE)
+    batches = DueBatches(ending, now=now, batch_size=BATCH_SIZE)
+    count = 0
+    while not batches.is_over:
+        count += work.briefly(lambda connection: batches.end_next(connection, moment=current_time(connection))).count
+    return count
 
 
 OVERDUE = Step(

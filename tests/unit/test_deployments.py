@@ -10,10 +10,10 @@ import pytest
 import yaml
 from prometheus_client import CollectorRegistry
 
+from services.due import BATCH_TIMEOUT
 from services.health import HealthReport, HealthStatus, Role
 from services.monitoring.endpoint import Endpoint
 from services.settings import Settings
-from services.sweeps import BATCH_TIMEOUT
 from tests.deployments.compose_file import OURS, interpolated, on_the_host, read_compose, started_by_compose
 from tests.deployments.manifests import container_of, kustomization, pod_templates, started_by_kubernetes, the
 from tests.deployments.started import PROJECT, Started, known_variables, parse_command, variables_of_settings
