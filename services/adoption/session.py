@@ -1,11 +1,11 @@
 """The session that all of an adoption is done in: one connection, alone, as the owner of the table."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from sqlalchemy import URL, Connection, NullPool, func, select, text
-from sqlalchemy.exc import ProgrammingError
+from sqlalchemy.exc import ProgrammingError, SQLAlchemyError
 
 from services.adoption.limits import lift_time_limits
 from services.adoption.look import require_postgresql
@@ -56,7 +56,12 @@ def alone(connection: Connection) -> Iterator[None]:
     try:
         yield
     finally:
-        # With the connection goes the lock.
+        # With the connection goes the lock, but not before the server has noticed: whoever undoes what was just adopted
+        # need not wait for that.
+        with suppress(SQLAlchemyError):
+            connection.rollback()
+            with connection.begin():
+                connection.execute(select(func.pg_advisory_unlock(_LOCK)))
         connection.invalidate()
 
 

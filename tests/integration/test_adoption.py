@@ -5,13 +5,14 @@ import signal
 import threading
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 from sqlalchemy import Connection, Engine, event, make_url
+from sqlalchemy.exc import DataError
 
 from models import ConversationStatus
 from services import foreign_writers, migrations
@@ -319,6 +320,18 @@ def test_undoing_leaves_the_platform_with_what_it_had(url: str) -> None:
 
     hold_that_it_is_given_back(before, catalog(url))
     run_sql(url, "INSERT INTO conversations VALUES (gen_random_uuid(), 'a', 'b', 'c', 'd', 'anything', now())")
+
+
+@pytest.mark.parametrize("statement", ["SELECT 1", "SELECT 1 / 0"])
+def test_the_next_one_may_begin_before_the_server_has_noticed_that_the_connection_is_gone(
+    statement: str, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with connecting(url) as first, connecting(url) as second:
+        monkeypatch.setattr(first, "invalidate", lambda: None)
+        with suppress(DataError), alone(first):
+            first.exec_driver_sql(statement)
+        with alone(second):
+            pass
 
 
 def test_what_was_undone_can_be_adopted_again_and_the_record_goes_on(url: str) -> None:
