@@ -23,6 +23,7 @@ from services.conversations import close_conversation
 from services.database import create_database_engine, open_session
 from services.settings import load_settings
 from tests.acceptance.commands import BIN, PROJECT, answer, environment, run, running
+from tests.plain_sql import rows_of
 from tests.support import NOON, all_conversations, all_events, free_port, open_conversation, opened, wait_for
 
 PAGE = (PROJECT / "docs" / "how_to_use.md").read_text()
@@ -133,6 +134,12 @@ def test_goodbyes_are_said_once_each_whoever_is_restarted(postgresql_url: str, t
         first.wait_for_output("closed by close")
         closed(2)
         first.wait_for_output("closed by close", times=2)
+        # Whoever dies between the goodbye and the commit says it again, as the page has it: not before that.
+        last = max(event.event_id or 0 for event in all_events(engine))
+        wait_for(
+            lambda: rows_of(postgresql_url, "SELECT position FROM ending_positions") == [(last,)],
+            what="the position to be written",
+        )
     closed(3)
     with running("python", "goodbyes.py", directory=tmp_path, variables=variables) as second:
         second.wait_for_output("closed by close")
