@@ -111,8 +111,11 @@ def _serve(scheduler: Scheduler) -> None:
 
 
 def _resign(scheduler: Scheduler) -> None:
-    """Resign, on the way out of the process. A second signal must not cut that short."""
-    for number in _ENDING:
+    """Resign, on the way out of the process. A second signal must not cut that short.
+
+    Nor an alarm what is left after that: Python lets go of its handlers then, and one that nobody handles kills.
+    """
+    for number in (*_ENDING, signal.SIGALRM):
         signal.signal(number, signal.SIG_IGN)
     scheduler.stop()
 
