@@ -27,7 +27,7 @@ from services.embedded.redis_server import PrivateRedis
 from tests.migrated_databases import MigratedDatabases, create_database, drop_database, url_of
 
 # No test is timed: machines are noisy.
-hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("untimed")
 
 #: What it is now: a test may have files of its own put elsewhere, and be the first to want a server.
@@ -59,7 +59,12 @@ def postgresql_server() -> Iterator[str]:
         server = get_server(Path(directory) / "data")
         # It ends with the tests: what a crash of the machine would do to it does not matter, and dropping a database
         # waits for a checkpoint.
-        server.psql("ALTER SYSTEM SET fsync = off; ALTER SYSTEM SET full_page_writes = off; SELECT pg_reload_conf();")
+        # An autovacuum would come at any moment, take locks that tests have no patience for, and count as somebody who
+        # is connected.
+        server.psql(
+            "ALTER SYSTEM SET fsync = off; ALTER SYSTEM SET full_page_writes = off; ALTER SYSTEM SET autovacuum = off; "
+            "SELECT pg_reload_conf();"
+        )
         yield parse_database_url(server.get_uri()).render_as_string(hide_password=False)
         server.cleanup()
 

@@ -53,7 +53,7 @@ def pooler_to(database_url: str, directory: Path, *, connections: int) -> Iterat
         return True
 
     try:
-        wait_for(is_answering, seconds=10, what=f"an answer of pgbouncer, see {log}")
+        wait_for(is_answering, what=f"an answer of pgbouncer, see {log}")
         yield through.render_as_string()
     finally:
         process.kill()

@@ -3,10 +3,11 @@
 import json
 import shutil
 import subprocess
+import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,8 +74,13 @@ class PrometheusServer:
 
     def is_ready(self) -> bool:
         """Return whether it answers queries."""
-        with suppress(OSError), urllib.request.urlopen(f"{self._url}/-/ready") as response:
-            return bool(response.status == 200)
+        try:
+            with urllib.request.urlopen(f"{self._url}/-/ready") as response:
+                return bool(response.status == 200)
+        except urllib.error.HTTPError as refusal:
+            refusal.close()
+        except OSError:
+            pass
         return False
 
     def get(self, path: str, **parameters: str) -> Any:

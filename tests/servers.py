@@ -42,7 +42,7 @@ class RedisServer:
         self.process = subprocess.Popen(
             tethered([find_redis_server(), *self._arguments, *options]), stdout=subprocess.DEVNULL, process_group=0
         )
-        wait_for(self.is_answering, seconds=10, what=f"an answer of redis-server, see {log}")
+        wait_for(self.is_answering, what=f"an answer of redis-server, see {log}")
 
     def is_answering(self) -> bool:
         """Return whether it answers; a refusal for want of a password is an answer."""
@@ -85,14 +85,23 @@ def redis_server_with(directory: Path, *options: str, password: str = "") -> Ite
 
 @contextmanager
 def sentinel_of(
-    port: int, directory: Path, *, service: str, password: str = "", master_password: str = ""
+    port: int,
+    directory: Path,
+    *,
+    service: str,
+    password: str = "",
+    master_password: str = "",
+    down_after: float = 60,
 ) -> Iterator[RedisServer]:
-    """Start a sentinel that watches the master on ``port`` by itself and is quick to replace it."""
+    """Start a sentinel that watches the master on ``port`` by itself.
+
+    It replaces one that has been silent for ``down_after`` seconds, and names it no more.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     configuration = directory / "sentinel.conf"
     lines = [
         f"sentinel monitor {service} 127.0.0.1 {port} 1",
-        f"sentinel down-after-milliseconds {service} 300",
+        f"sentinel down-after-milliseconds {service} {round(down_after * 1000)}",
         f"sentinel failover-timeout {service} 1000",
     ]
     if master_password:

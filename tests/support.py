@@ -1,9 +1,13 @@
 """What tests share: instants, conversations, and waiting for a condition."""
 
+import itertools
+import os
+import random
 import socket
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
@@ -21,6 +25,17 @@ NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
 TIMEOUTS = Timeouts(idle=timedelta(minutes=30), expiry=timedelta(hours=24))
 #: The smallest step that the databases keep.
 MOMENT = timedelta(microseconds=1)
+
+#: Ports below those that Linux gives to whoever asks for any, so that nobody gets one of them between its being found
+#: free and the start of the program that is to listen on it. Tests that run at the same time have others each.
+_FIRST_PORT, _PORTS = 10_000, 22_000
+#: More than run at a time; a divisor of the number of ports.
+_RUNS = 16
+_numbers = itertools.count(
+    random.SystemRandom().randrange(_PORTS // _RUNS) * _RUNS
+    + int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % _RUNS,
+    _RUNS,
+)
 
 
 def open_conversation(session: Session, *, now: datetime = NOON, number: int = 1, **given: Any) -> Activity:
@@ -81,10 +96,12 @@ def all_events(engine: Engine) -> list[ConversationEvent]:
 
 
 def free_port() -> int:
-    """Return a port of the loopback that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as held:
-        port: int = held.getsockname()[1]
-    return port
+    """Return a port of the loopback that nobody listens on, and that no other test is given meanwhile."""
+    for number in _numbers:
+        port = _FIRST_PORT + number % _PORTS
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise AssertionError("the numbers never end")
 
 
 def wait_for(condition: Callable[[], T | None], *, seconds: float = 30, what: str = "the condition") -> T:

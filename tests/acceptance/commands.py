@@ -1,5 +1,6 @@
 """Run the real commands, as a person or an init system would."""
 
+import itertools
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,14 @@ from tests.support import free_port, wait_for
 
 BIN = Path(sys.executable).parent
 PROJECT = Path(__file__).resolve().parents[2]
+#: How long a command may take to end where it does so at once: two seconds, and what a busy machine adds.
+PROMPTLY = 2 + 3
+_numbers = itertools.count()
 _OURS = ("BACKGROUND_TASK_", "ADJOURN_", "LOG_", "DATABASE_URL", "REDIS_URL", "dramatiq_", "PROMETHEUS_")
 
 
 class Command:
-    """A command that runs, with what it has written so far."""
+    """A command, with what it has written so far: in whole lines, as long as it runs."""
 
     def __init__(self, process: subprocess.Popen[bytes], output: Path) -> None:
         self.process = process
@@ -28,7 +33,10 @@ class Command:
 
     @property
     def output(self) -> str:
-        return self._output.read_text()
+        has_ended = self.process.poll() is not None
+        written = self._output.read_bytes()
+        # Whoever reads a file may meet a line, or a letter, of which the other half is just being written.
+        return (written if has_ended else written[: written.rfind(b"\n") + 1]).decode()
 
     def logged(self) -> list[dict[str, Any]]:
         """Return the lines that it has logged as JSON."""
@@ -55,7 +63,7 @@ def environment(given: Mapping[str, str]) -> dict[str, str]:
 @contextmanager
 def running(*arguments: str, directory: Path, variables: Mapping[str, str]) -> Iterator[Command]:
     """Run a command of ours in the background; whatever is left of it at the end is killed."""
-    output = directory / f"{arguments[0]}-{free_port()}.log"
+    output = directory / f"{arguments[0]}-{next(_numbers)}.log"
     with output.open("wb") as sink:
         process = subprocess.Popen(
             [str(BIN / arguments[0]), *arguments[1:]],
@@ -86,7 +94,7 @@ def answer(port: str, path: str) -> tuple[int, dict[str, Any]]:
     except urllib.error.HTTPError as refusal:
         with refusal:
             return refusal.code, json.load(refusal)
-    except OSError:
+    except (OSError, HTTPException):  # the latter of an answer that broke off
         return 0, {}
 
 
@@ -106,12 +114,12 @@ def run(
     )
 
 
-def processes_about(text: str) -> list[int]:
-    """Return the processes whose command line or environment names ``text``."""
+def processes_about(*texts: str) -> list[int]:
+    """Return the processes whose command line and environment name all of ``texts``."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             about = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
-            if text.encode() in about and int(entry.name) != os.getpid():
+            if all(text.encode() in about for text in texts) and int(entry.name) != os.getpid():
                 found.append(int(entry.name))
     return found

@@ -183,6 +183,7 @@ def sweep_with_the_real_processes(url: str, redis_url: str, directory: Path) -> 
     ):
         wait_for(
             lambda: no_rows(url, "SELECT 1 FROM conversations WHERE subject = 'due' AND ended_at IS NULL LIMIT 1"),
+            seconds=60,
             what="the end of what is due",
         )
         hold_a_loop_against_the_record(url)

@@ -57,7 +57,7 @@ def drained(engine: Engine, client: redis.Redis) -> Counter[str]:
                 "dramatiq:sweeps.msgs", "dramatiq:drains.msgs"
             )
 
-    wait_for(done, what="an empty backlog")
+    wait_for(done, seconds=60, what="an empty backlog")
     with engine.connect() as connection:
         return Counter({row[0]: row[1] for row in connection.execute(SWEEPS)})
 

@@ -82,8 +82,9 @@ def test_worker_and_scheduler_end_what_is_due_and_leave_the_rest(
         for event in all_events(engine):
             assert event.cause == "sweep"
             assert event.occurred_at >= event.deadline
-        exposed = metrics_on(port)
-        assert 'dramatiq_messages_total{actor_name="process_idle_conversations",queue_name="sweeps"}' in exposed
+        # dramatiq counts a message after its actor has had its say.
+        counted = 'dramatiq_messages_total{actor_name="process_idle_conversations",queue_name="sweeps"}'
+        wait_for(lambda: counted in metrics_on(port), what="a count of its messages")
         assert "Traceback" not in worker.output + scheduler.output
 
 
@@ -131,6 +132,10 @@ def lines(scheduler: Command, message: str) -> list[dict[str, Any]]:
 
 def test_one_of_several_schedulers_leads_and_another_does_when_it_is_stopped(redis_url: str, tmp_path: Path) -> None:
     variables = {**SCHEDULER, "REDIS_URL": redis_url, "LOG_FORMAT": "json"}
+    # Two seconds, or the slots that pass while one hands over to the next on a busy machine are more than the one that
+    # is made up for. A lease that would last for longer than is waited, and is tried for less often.
+    variables |= {"BACKGROUND_TASK_INTERVAL": "2"}
+    variables |= {"BACKGROUND_TASK_LEASE_TIMEOUT": "60", "BACKGROUND_TASK_RENEW_INTERVAL": "20"}
     with ExitStack() as processes, redis.Redis.from_url(redis_url) as client:
         left = [
             processes.enter_context(running("periodiq", "actors", directory=tmp_path, variables=variables))
@@ -144,8 +149,9 @@ def test_one_of_several_schedulers_leads_and_another_does_when_it_is_stopped(red
             leader.send(number)
             left.remove(leader)
             if left:
-                # The lease would last for 15 s.
-                wait_for(lambda: [one for one in left if lines(one, "leading")], seconds=1.5, what="another's lead")
+                wait_for(lambda: [one for one in left if lines(one, "leading")], seconds=10, what="another's lead")
+                before = len(slots(client))
+                wait_for(lambda seen=before: len(slots(client)) > seen, what="a tick of its own")  # type: ignore[misc]
             assert leader.wait() == 0
             assert len(lines(leader, "resigned")) == 1
             assert "Traceback" not in leader.output
@@ -155,7 +161,7 @@ def test_one_of_several_schedulers_leads_and_another_does_when_it_is_stopped(red
         assert len(sent) == len(set(sent))
         instants = sorted({slot for _, slot in sent})
         first, last = (datetime.fromisoformat(instants[place]) for place in (0, -1))
-        assert len(instants) == (last - first).total_seconds() + 1  # none is missing
+        assert len(instants) == (last - first).total_seconds() / 2 + 1  # none is missing
 
 
 def test_a_scheduler_that_was_told_to_ignore_a_signal_does(redis_url: str, tmp_path: Path) -> None:
@@ -255,7 +261,7 @@ def test_a_scheduler_waits_for_a_redis_that_is_not_there_yet_and_for_one_that_go
             server.process.send_signal(signal.SIGSTOP)
             scheduler.send(signal.SIGTERM)
             scheduler.send(signal.SIGTERM)
-            assert scheduler.wait(10) == 0
+            assert scheduler.wait(20) == 0
             assert "Traceback" not in scheduler.output
 
 

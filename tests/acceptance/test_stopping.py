@@ -13,13 +13,11 @@ import redis
 from sqlalchemy import Engine, text
 
 from services.database import create_database_engine
-from tests.acceptance.commands import Command, running
+from tests.acceptance.commands import PROMPTLY, Command, running
 from tests.acceptance.test_backlog import BACKLOG, ENDED, send_tick, swept
 from tests.servers import redis_server_with
 from tests.support import wait_for
 
-#: What docs/health.md states, and what a machine that is busy with other tests adds, in seconds.
-PROMPTLY = 2 + 3
 SIZE = 10
 #: Has each batch wait until the test lets it go.
 HOLD = """

@@ -441,7 +441,7 @@ def test_rows_that_others_hold_are_left_out_and_come_back_to(url: str) -> None:
         def release() -> None:
             filled = "SELECT count(*) FROM conversations WHERE session_key IS NOT NULL"
             try:
-                wait_for(lambda: rows_of(url, filled) == [(299,)], seconds=10, what="the fill of the others")
+                wait_for(lambda: rows_of(url, filled) == [(299,)], what="the fill of the others")
             finally:
                 holder.execute("COMMIT")
 

@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError
 from benchmarks.statements import statements_of
 from services.backlog import UNKNOWN, Backlog, TaskBacklog
 from services.cluster.backlog_record import LIFETIME, BacklogRecord
-from services.database import create_database_engine, current_time, open_session, reading
+from services.database import SQLITE_BUSY_TIMEOUT, create_database_engine, current_time, open_session, reading
 from services.monitoring.backlog_measurement import measure_backlog
 from services.redis_client import connect
 from services.scheduling import keys
@@ -28,7 +28,7 @@ SECOND = timedelta(seconds=1)
 HOUR = timedelta(hours=1)
 NOTHING_DUE = TaskBacklog(due=0, due_is_capped=False, oldest_due=None)
 #: Less than what takes forever, and enough for what does not.
-SHORT_BUDGET = timedelta(seconds=0.3)
+SHORT_BUDGET = timedelta(seconds=1.5)
 
 
 def now_of(engine: Engine) -> datetime:
@@ -176,7 +176,7 @@ def test_what_takes_longer_than_the_budget_is_none_and_what_came_before_is_kept(
 
     backlog = measure_backlog(engine, budget=SHORT_BUDGET)
 
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 30
     assert backlog.tasks[Task.IDLE].oldest_due == backlog.measured_at - datetime(2020, 1, 1, tzinfo=UTC)
     assert backlog.tasks[Task.IDLE].due is None
     assert backlog.tasks[Task.EXPIRED] == UNKNOWN
@@ -225,9 +225,9 @@ def test_a_table_that_is_locked_is_not_waited_for(on_postgresql: Engine) -> None
     with on_postgresql.begin() as migration:
         migration.exec_driver_sql("LOCK TABLE conversations IN ACCESS EXCLUSIVE MODE")
         began = time.monotonic()
-        backlog = measure_backlog(on_postgresql)
+        backlog = measure_backlog(on_postgresql, budget=timedelta(minutes=1))
 
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 30
     assert backlog.tasks == {Task.IDLE: UNKNOWN, Task.EXPIRED: UNKNOWN}
     assert measure_backlog(on_postgresql).tasks[Task.IDLE] == NOTHING_DUE
 
@@ -237,9 +237,9 @@ def test_on_sqlite_the_writer_is_not_waited_for(sqlite_url: str) -> None:
     with engine.begin() as writer:  # which begins by waiting for others to have written
         writer.exec_driver_sql("DELETE FROM conversations")
         began = time.monotonic()
-        assert measure_backlog(engine).active == 0
+        assert measure_backlog(engine, budget=timedelta(minutes=1)).active == 0
     engine.dispose()
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < SQLITE_BUSY_TIMEOUT
 
 
 def test_a_database_that_cannot_be_reached_is_an_error() -> None:

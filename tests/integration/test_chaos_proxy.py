@@ -13,7 +13,8 @@ from tests.chaos.resp import RequestReader
 from tests.chaos.server import Server
 from tests.support import wait_for
 
-ANSWER = 0.3
+#: How long a client waits for an answer that never comes, and for one that may take a while on a busy machine.
+IMPATIENT, PATIENT = 0.5, 30.0
 
 
 @pytest.fixture
@@ -34,8 +35,23 @@ def proxy(server: Server) -> Iterator[Proxy]:
 @pytest.fixture
 def client(proxy: Proxy) -> Iterator[redis.Redis]:
     """A client behind the proxy that repeats nothing."""
-    with redis.Redis(port=proxy.port, socket_timeout=ANSWER, retry=Retry(NoBackoff(), 0)) as client:
+    with redis.Redis(port=proxy.port, socket_timeout=PATIENT, retry=Retry(NoBackoff(), 0)) as client:
         yield client
+
+
+@pytest.fixture
+def impatient(proxy: Proxy) -> Iterator[redis.Redis]:
+    """One that soon gives up, for where there is no answer."""
+    with redis.Redis(port=proxy.port, socket_timeout=IMPATIENT, retry=Retry(NoBackoff(), 0)) as client:
+        yield client
+
+
+def is_connected(client: redis.Redis) -> bool:
+    """Return whether the client has a connection, so that what it says next is under way at once."""
+    try:
+        return bool(client.ping())
+    except redis.TimeoutError:
+        return False
 
 
 @pytest.fixture
@@ -65,31 +81,37 @@ def counted(direct: redis.Redis) -> int:
     ],
 )
 def test_a_trap_loses_as_many_requests_as_it_should(
+    *,
     loss: Loss,
     error: type[redis.RedisError],
     proxy: Proxy,
     client: redis.Redis,
+    impatient: redis.Redis,
     direct: redis.Redis,
 ) -> None:
     assert count(client) == 1
+    losing = impatient if error is redis.TimeoutError else client
     trap = Trap(matches=lambda request: request.is_script and request.mentions(b"count"), loss=loss, times=2)
     proxy.set_trap(trap)
 
     client.ping()  # matches nothing
     for _ in range(2):
+        wait_for(lambda: is_connected(losing), what="a connection")
         with pytest.raises(error):
-            count(client)
+            count(losing)
 
+    # Who has given up is no sign that the proxy has it by now.
+    wait_for(lambda: len(trap.fired) >= 2, what="the second request")
     assert len(trap.fired) == 2
     carried_out = loss in {Loss.REPLY_CLOSED, Loss.REPLY_SILENT}
-    assert counted(direct) == (3 if carried_out else 1)
-    assert count(client) == counted(direct)
+    wait_for(lambda: counted(direct) == (3 if carried_out else 1), what="what was carried out")
+    assert count(client) == counted(direct) == (4 if carried_out else 2)
 
 
 def test_cutting_closes_what_is_open_and_takes_new_connections(proxy: Proxy, client: redis.Redis) -> None:
     with client.pubsub() as listener:  # type: ignore[no-untyped-call]
         listener.subscribe("wake")
-        assert listener.get_message(timeout=5) is not None
+        assert listener.get_message(timeout=PATIENT) is not None
 
         proxy.cut()
 
@@ -110,13 +132,14 @@ def test_a_refusing_gate_closes_every_connection(proxy: Proxy, client: redis.Red
 
 
 def test_a_holding_gate_delivers_late_what_the_client_gave_up(
-    proxy: Proxy, client: redis.Redis, direct: redis.Redis
+    proxy: Proxy, client: redis.Redis, impatient: redis.Redis, direct: redis.Redis
 ) -> None:
     assert count(client) == 1
+    wait_for(lambda: is_connected(impatient), what="a connection")
     proxy.set_gate(Gate.HOLDING)
 
     with pytest.raises(redis.TimeoutError):
-        count(client)
+        count(impatient)
     assert counted(direct) == 1
 
     proxy.set_gate(Gate.OPEN)
@@ -127,9 +150,9 @@ def test_a_holding_gate_delivers_late_what_the_client_gave_up(
 def test_messages_to_a_channel_pass(client: redis.Redis, direct: redis.Redis) -> None:
     with client.pubsub() as listener:  # type: ignore[no-untyped-call]
         listener.subscribe("wake")
-        assert listener.get_message(timeout=5) is not None
+        assert listener.get_message(timeout=PATIENT) is not None
         direct.publish("wake", "up")
-        message = listener.get_message(timeout=5)
+        message = listener.get_message(timeout=PATIENT)
 
     assert message is not None
     assert message["data"] == b"up"

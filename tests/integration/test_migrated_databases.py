@@ -8,8 +8,8 @@ import pytest
 from services.database import create_database_engine
 from services.sweeps import process_idle_conversations
 from tests.migrated_databases import MigratedDatabases, url_of
-from tests.plain_sql import connect, run_sql
-from tests.support import NOON, all_conversations, all_events, opened
+from tests.plain_sql import connect, rows_of, run_sql
+from tests.support import NOON, all_conversations, all_events, opened, wait_for
 
 
 @pytest.fixture
@@ -17,6 +17,10 @@ def databases(postgresql_server: str) -> Iterator[MigratedDatabases]:
     databases = MigratedDatabases(postgresql_server)
     yield databases
     databases.drop()
+
+
+def is_unused(server: str, name: str) -> bool:
+    return not rows_of(server, f"SELECT 1 FROM pg_stat_activity WHERE datname = '{name}'")
 
 
 def test_rows_are_gone_and_numbers_begin_again(postgresql_server: str, databases: MigratedDatabases) -> None:
@@ -31,6 +35,8 @@ def test_rows_are_gone_and_numbers_begin_again(postgresql_server: str, databases
         process_idle_conversations(engine, now=NOON + timedelta(days=1))
         numbers.append([event.event_id for event in all_events(engine)])
         engine.dispose()
+        # The server notices a moment later, until when it would count as in use.
+        wait_for(lambda: is_unused(postgresql_server, first), what="the end of the engine's connections")
         databases.give_back(taken)
     assert numbers == [[1], [1]]
 

@@ -6,6 +6,7 @@ import re
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import chain, repeat
@@ -33,6 +34,8 @@ from tests.servers import redis_server_with
 from tests.support import free_port, wait_for
 
 QUEUE = "drains"
+#: Patience, in seconds, with what does answer: on a busy machine that may take a while.
+AMPLE = 30.0
 
 
 @contextmanager
@@ -154,7 +157,9 @@ def asks(database_url: str) -> Callable[[], None]:
 
 
 @contextmanager
-def database_run(redis_url: str, postgresql_url: str, ask: Callable[[], None]) -> Iterator[tuple[Worker, list[str]]]:
+def database_run(
+    redis_url: str, postgresql_url: str, ask: Callable[[], None], *, answer_patience: float = AMPLE
+) -> Iterator[tuple[Worker, list[str]]]:
     """Have a worker at a run that waits for the database; yields it, and what comes of the run.
 
     The database of the run is well: when it looks as if it hung, that is for what ``ask`` meets.
@@ -175,15 +180,16 @@ def database_run(redis_url: str, postgresql_url: str, ask: Callable[[], None]) -
             outcomes.append(type(error).__name__)
             raise
 
-    with connect(redis_url, timeout=5) as client, connect(redis_url, timeout=1) as probe:
+    with connect(redis_url, timeout=AMPLE) as client, connect(redis_url, timeout=AMPLE) as probe:
         parting = Parting(
             stopping,
             client=client,
             probe=probe,
             ask_database=ask,
             cut_database=connections.cut,
+            redis_patience=AMPLE,
             database_patience=0.1,
-            answer_patience=0.3,
+            answer_patience=answer_patience,
         )
         with broker_of(redis_url, stopping, parting) as broker:
             waiter: Any = dramatiq.actor(broker=broker, actor_name="wait", queue_name=QUEUE)(wait)
@@ -212,7 +218,7 @@ def test_a_run_whose_database_says_nothing_is_given_up_when_it_has_had_its_time(
     ask = asks(f"postgresql://u@127.0.0.1:{silent_port}/x")
     with (
         locked(postgresql_url, "SELECT pg_advisory_xact_lock(7)"),
-        database_run(redis_url, postgresql_url, ask) as (worker, outcomes),
+        database_run(redis_url, postgresql_url, ask, answer_patience=0.3) as (worker, outcomes),
     ):
         worker.stop(timeout=30_000)
         assert outcomes == ["OperationalError"]
@@ -250,7 +256,7 @@ def test_the_workers_of_production_cut_the_connections_of_their_runs_when_the_da
 ) -> None:
     get_engine.cache_clear()
     (parting,) = [one for one in production_broker.middleware if isinstance(one, Parting)]
-    monkeypatch.setattr(parting, "answer_patience", 0.3)
+    monkeypatch.setattr(parting, "answer_patience", AMPLE)
     monkeypatch.setattr("actors.engine.settings", load_settings(DATABASE_URL=postgresql_url))
     engine = get_engine()
     with engine.connect() as connection:
@@ -259,6 +265,7 @@ def test_the_workers_of_production_cut_the_connections_of_their_runs_when_the_da
         connection.execute(text("SELECT 1"))
         silent = f"postgresql://u@127.0.0.1:{silent_port}/x"
         monkeypatch.setattr("actors.engine.settings", load_settings(DATABASE_URL=silent))
+        monkeypatch.setattr(parting, "answer_patience", 0.3)
         parting.look_at_database()
         with pytest.raises(OperationalError):
             connection.execute(text("SELECT 1"))
@@ -278,11 +285,18 @@ def test_a_redis_that_is_back_before_the_worker_has_ended_is_used_again(tmp_path
     with (
         redis_server_with(tmp_path, "--appendonly", "yes", "--appendfsync", "always") as server,
         broker_of(server.url, stopping) as broker,
-        connect(server.url, timeout=1) as probe,
+        connect(server.url, timeout=AMPLE) as probe,
     ):
         client = broker.client
         broker.add_middleware(
-            Parting(stopping, client=client, probe=probe, ask_database=lambda: None, cut_database=lambda: 0)
+            Parting(
+                stopping,
+                client=client,
+                probe=probe,
+                ask_database=lambda: None,
+                cut_database=lambda: 0,
+                redis_patience=AMPLE,  # one that is gone refuses at once
+            )
         )
         waiter: Any = dramatiq.actor(broker=broker, actor_name="wait", queue_name=QUEUE)(wait)
         worker = Worker(broker, worker_threads=1, worker_timeout=10)
@@ -392,12 +406,12 @@ def test_a_worker_whose_database_says_nothing_says_so_and_asks_once(
 
     stopping, is_other_there = Stopping(), threading.Event()
     with locked(postgresql_url, "LOCK TABLE adjourn_version IN ACCESS EXCLUSIVE MODE") as let_go:
-        missing = Dependencies({"the database": check, "another": check_other}, patience=0.3).missing
+        missing = Dependencies({"the database": check, "another": check_other}, patience=1).missing
         start = WorkerStart(stopping, missing=missing, interval=0.01, line_interval=0.1)
         with broker_of(redis_url, stopping, start) as broker:
             worker = Worker(broker, worker_threads=1, worker_timeout=10)
             worker.start()
-            wait_for(lambda: caplog.text.count("still waiting") == 2, what="lines about it")
+            wait_for(lambda: caplog.text.count("still waiting") >= 2, what="lines about it")
             said = str(start.awaited())
             assert re.fullmatch(r"no answer of the database since [-0-9]+ [:0-9]+ UTC; the other one refuses", said)
             assert len(asked) == 1
@@ -417,8 +431,10 @@ def test_a_worker_says_what_it_waits_for_from_time_to_time_and_takes_messages_wh
     answers = chain([["no redis", "no database"]], repeat(["no database"]))
     stopping = Stopping()
     runs: list[str] = []
+    asked_at: list[float] = []
 
     def missing() -> Iterator[str]:
+        asked_at.append(time.monotonic())
         return iter([] if goes_on.is_set() else next(answers))
 
     start = WorkerStart(stopping, missing=missing, interval=0.01, line_interval=0.3)
@@ -427,7 +443,7 @@ def test_a_worker_says_what_it_waits_for_from_time_to_time_and_takes_messages_wh
         worker = Worker(broker, worker_threads=1, worker_timeout=10)
         send(broker, "a")
         worker.start()
-        wait_for(lambda: caplog.text.count("still waiting") == 2, what="two more lines")
+        wait_for(lambda: caplog.text.count("still waiting") >= 2, what="two more lines")
         assert (start.awaited(), waiting(broker), runs) == ("no database", ["a"], [])
         goes_on.set()
         wait_for(lambda: runs == ["a"], what="the run")
@@ -435,12 +451,10 @@ def test_a_worker_says_what_it_waits_for_from_time_to_time_and_takes_messages_wh
         worker.stop()
 
     said = [record.getMessage() for record in caplog.records if record.name == "actors.startup"]
-    assert [("no redis; no database" in line, "no database" in line) for line in said] == [
-        (True, True),
-        (False, True),
-        (False, True),
-        (False, False),
-    ]
+    first, *further, last = [("no redis; no database" in line, "no database" in line) for line in said]
+    assert (first, set(further), last) == ((True, True), {(False, True)}, (False, False))
+    # However long the test took to see them, and however often it was asked.
+    assert 2 <= len(further) <= (asked_at[-1] - asked_at[0]) / 0.3
 
 
 def test_a_worker_that_finds_all_at_once_says_nothing_of_waiting(

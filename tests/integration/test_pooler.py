@@ -197,9 +197,17 @@ def test_two_sweeps_at_once_end_each_conversation_once(pooler: str, postgresql_u
             now = connection.scalar(text("SELECT now()"))
         those = engines(through(pooler, postgresql_url), 2, exits, prepared=False)
         swept: list[int] = []
+        # Neither goes on before the other has ended a batch as well: one might be done before the other has begun.
+        both = threading.Barrier(2, timeout=60)
+        met = threading.local()
+
+        def proceed() -> bool:
+            if not hasattr(met, "place"):
+                met.place = both.wait()
+            return True
 
         def sweep() -> None:
-            swept.append(process_idle_conversations(those.pop(), now=now, batch_size=20).count)
+            swept.append(process_idle_conversations(those.pop(), now=now, batch_size=20, proceed=proceed).count)
 
         assert in_threads(sweep, count=2) == []
         assert sum(swept) == count

@@ -150,7 +150,7 @@ def test_a_replay_equals_a_plain_sessionizer_of_the_message_times(
     assert outcome.cut_short == cut_short(rows, expected)
 
 
-@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     gaps=st.lists(st.tuples(st.integers(0, 13), st.sampled_from("ab"), st.sampled_from(["inbound", "outbound"]))),
     idle=st.integers(1, 12),

@@ -164,7 +164,7 @@ def test_redis_is_told_who_works_and_forgets_who_has_been_silent_for_five_minute
     assert set(client.zrange(keys.WORKERS_SEEN, 0, -1)) == set(ids.values())
     assert client.smembers(keys.QUEUES) == {b"sweeps", b"drains"}
 
-    for pid, seconds_ago in ((11, 301), (12, 299)):
+    for pid, seconds_ago in ((11, 301), (12, 280)):
         client.zadd(keys.WORKERS_SEEN, {ids[pid]: now_in_redis(client) - seconds_ago * 1000})
     three = presence(client, pid=13)
     three.tell()
@@ -232,14 +232,24 @@ def test_a_state_that_cannot_be_written_costs_the_worker_nothing_but_its_health(
     with watched_worker(redis_url, sqlite_engine, tmp_path, actor=done.set) as actor:
         path = state_file(tmp_path, os.getpid())
         blocked = path.with_suffix(".json.tmp")
-        blocked.mkdir()
+        wait_for(lambda: made(blocked), what="a moment in which no state is written")
         wait_for(lambda: time.monotonic() - read_states(tmp_path)[0].told > 2.5, what="states that are not written")
         (before,) = read_states(tmp_path)
-        assert time.monotonic() - before.heard < 2  # it lives
+        wait_for(lambda: read_states(tmp_path)[0].heard > before.heard, what="another sign that it lives")
+        assert read_states(tmp_path)[0].told == before.told
         actor.send()
         assert done.wait(30)
         blocked.rmdir()
         wait_for(lambda: read_states(tmp_path)[0].told > before.told, what="a state once it can be written again")
+
+
+def made(directory: Path) -> bool:
+    """Make a directory, unless there is something of its name."""
+    try:
+        directory.mkdir()
+    except FileExistsError:
+        return False
+    return True
 
 
 def test_on_a_disk_that_was_full_from_the_start_a_process_is_still_heard_of(
@@ -313,7 +323,7 @@ def test_a_tick_that_was_not_confirmed_is_said_until_its_slot_is_known_to_be_cla
             relay.lose_answer_to(b'"actor_name"')
         with scheduler_at(f"redis://127.0.0.1:{relay.port}/0") as scheduler:
             wait_for(lambda: scheduler.health().tasks[Task.IDLE].failures == 1, what="the failure")
-            wait_for(lambda: scheduler.health().is_ready, seconds=10, what="health once it is known to be claimed")
+            wait_for(lambda: scheduler.health().is_ready, what="health once it is known to be claimed")
             assert scheduler.health().tasks[Task.IDLE].successes == 0
             assert len(messages(server.url)) == 1
 
@@ -335,7 +345,7 @@ def test_a_leader_elsewhere_is_known_with_each_try(client: redis.Redis) -> None:
     election.start()
     clock.seconds = 100.0
     election.wake()
-    wait_for(lambda: election.leaderless_for() == 0, seconds=5, what="news of the leader")
+    wait_for(lambda: election.leaderless_for() == 0, what="news of the leader")
     assert election.is_alive()
-    election.stop(timeout=5)
+    election.stop(timeout=30)
     assert not election.is_alive()

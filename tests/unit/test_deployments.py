@@ -155,7 +155,7 @@ def test_all_that_is_asked_for_is_served() -> None:
         except OSError:
             return 0
 
-    wait_for(lambda: status_of("/"), seconds=5, what="the endpoint")
+    wait_for(lambda: status_of("/"), what="the endpoint")
     assert {path: status_of(path) for path in paths_asked()} == {"/metrics": 200, "/healthz": 200, "/readyz": 200}
 
 

@@ -276,7 +276,7 @@ def test_a_process_that_a_signal_has_stopped_is_seen_as_such() -> None:
     try:
         assert frozen_among([sleeping.pid, os.getpid()]) == set()
         sleeping.send_signal(signal.SIGSTOP)
-        wait_for(lambda: frozen_among([sleeping.pid, os.getpid()]) == {sleeping.pid}, seconds=5)
+        wait_for(lambda: frozen_among([sleeping.pid, os.getpid()]) == {sleeping.pid})
     finally:
         sleeping.kill()
         sleeping.wait()
@@ -363,7 +363,7 @@ def test_a_probe_goes_on_after_whatever_is_raised() -> None:
 
     probe = Probe(ask, name="it", interval=0.01)
     probe.start()
-    wait_for(lambda: asked > 2, seconds=5, what="a third question")
+    wait_for(lambda: asked > 2, what="a third question")
     probe.stop(timeout=5)
     assert probe.answer().reason == "RuntimeError"
 
