@@ -208,3 +208,27 @@ def test_a_scheduler_ends_also_when_another_thread_takes_the_signal(redis_url: s
         assert "Traceback" not in scheduler.output
     with redis.Redis.from_url(redis_url) as client:
         assert not client.exists(LEASE)
+
+
+#: Periodiq with an alarm that comes when Python has let go of its handlers, and has not quite ended.
+ENDS_SLOWLY = """
+import atexit, signal, time
+import periodiq
+
+class Slow:
+    def __del__(self, sleep=time.sleep):
+        sleep(0.5)
+
+slow = Slow()
+atexit.register(signal.setitimer, signal.ITIMER_REAL, 0.2)  # it runs last
+periodiq.entrypoint()
+"""
+
+
+def test_a_scheduler_that_ends_is_not_killed_by_the_alarm_for_its_next_slot(redis_url: str, tmp_path: Path) -> None:
+    (tmp_path / "ending.py").write_text(ENDS_SLOWLY)
+    variables = {"REDIS_URL": redis_url, "BACKGROUND_TASK_SCHEDULER_METRICS_PORT": "0"}
+    with running("python", "ending.py", "actors", directory=tmp_path, variables=variables) as scheduler:
+        scheduler.wait_for_output("leading")
+        scheduler.send(signal.SIGTERM)
+        assert scheduler.wait() == 0
