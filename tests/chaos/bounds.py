@@ -18,7 +18,7 @@ ANSWER = 1.0
 #: "A crash costs at most the lease, plus one second"; "a standby leads within one second".
 PROMISED = 1.0
 #: What a busy machine and the ledger's own pause may add to an instant.
-SLACK = 0.5
+SLACK = 0.25
 
 
 @dataclass(frozen=True, slots=True)
