@@ -58,9 +58,8 @@ def postgresql_server() -> Iterator[str]:
     ) as directory:
         server = get_server(Path(directory) / "data")
         # It ends with the tests: what a crash of the machine would do to it does not matter, and dropping a database
-        # waits for a checkpoint.
-        # An autovacuum would come at any moment, take locks that tests have no patience for, and count as somebody who
-        # is connected.
+        # waits for a checkpoint. An autovacuum would come at any moment, take locks that tests have no patience for,
+        # and count as somebody who is connected.
         server.psql(
             "ALTER SYSTEM SET fsync = off; ALTER SYSTEM SET full_page_writes = off; ALTER SYSTEM SET autovacuum = off; "
             "SELECT pg_reload_conf();"

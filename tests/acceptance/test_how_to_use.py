@@ -23,7 +23,7 @@ from services.conversations import close_conversation
 from services.database import create_database_engine, open_session
 from services.settings import load_settings
 from tests.acceptance.commands import BIN, PROJECT, answer, environment, run, running
-from tests.plain_sql import rows_of
+from tests.plain_sql import connect, rows_of
 from tests.support import NOON, all_conversations, all_events, free_port, open_conversation, opened, wait_for
 
 PAGE = (PROJECT / "docs" / "how_to_use.md").read_text()
@@ -152,9 +152,8 @@ def test_goodbyes_are_said_once_each_whoever_is_restarted(postgresql_url: str, t
 def test_the_same_in_sql_sees_who_is_writing(postgresql_url: str) -> None:
     last, writing = sql("endings 1")
     [following] = sql("endings 2")
-    plain = postgresql_url.replace("+psycopg", "")
     engine = create_database_engine(postgresql_url)
-    with psycopg.connect(plain, autocommit=True) as reader, open_session(engine) as session:
+    with connect(postgresql_url) as reader, open_session(engine) as session:
         close_conversation(session, conv_id=opened(engine).conv_id, now=NOON)
 
         assert len(ask(reader, writing)) == 1
@@ -177,7 +176,7 @@ def ask(connection: psycopg.Connection[Any], statement: str, **given: Any) -> li
 @pytest.fixture
 def plain(postgresql_url: str) -> Iterator[psycopg.Connection[Any]]:
     """A program that knows of PostgreSQL only."""
-    with psycopg.connect(postgresql_url.replace("+psycopg", ""), autocommit=True) as connection:
+    with connect(postgresql_url) as connection:
         yield connection
 
 

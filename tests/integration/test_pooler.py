@@ -22,6 +22,7 @@ from services.settings import load_settings
 from services.simulation.report import print_simulation
 from services.sweeps import process_expired_conversations, process_idle_conversations
 from tests.acceptance.commands import run, running
+from tests.plain_sql import plain_url
 from tests.poolers import pooler_to
 from tests.support import NOON, TIMEOUTS, all_events, open_conversation, wait_for
 
@@ -71,7 +72,7 @@ def occupy_names(url: str, connections: int) -> None:
 
     Whoever prepares as much as one statement from now on fails.
     """
-    plain = url.replace("+psycopg", "")
+    plain = plain_url(url)
     with ExitStack() as exits:
         # All at once, each in a transaction, so that each is another connection of the server's.
         held = [exits.enter_context(psycopg.connect(plain, prepare_threshold=None)) for _ in range(connections)]
