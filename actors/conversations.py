@@ -16,12 +16,14 @@ from actors.engine import get_engine
 from actors.scheduler import Scheduled
 from actors.settings import settings
 from services.cycle import run_task
+from services.due import Batch
 from services.logs import get_logger
 from services.scheduling.crew import CALL_TIMEOUT, Crew
 from services.scheduling.runs import RunRecord
 from services.scheduling.shift import Shift
-from services.sweeps import Batch, OnBatch
+from services.sweeps import OnBatch
 from services.tasks import Task
+from services.values import text_of
 
 #: Sweeps have a queue of their own: a long one never holds other messages behind it.
 SWEEPS_QUEUE = "sweeps"
@@ -64,7 +66,8 @@ def drain_backlog(task: str, sweep_id: str) -> None:
     try:
         called = Task(task), uuid.UUID(sweep_id)
     except (ValueError, AttributeError):
-        log.error("nothing to drain: no such task or sweep", task=task, sweep_id=sweep_id)  # noqa: TRY400 - one line
+        given = {"task": text_of(str(task)), "sweep_id": text_of(str(sweep_id))}
+        log.error("nothing to drain: no such task or sweep", **given)  # noqa: TRY400 - one line
         return
     _run(*called)
 

@@ -4,7 +4,8 @@ from alembic import context
 from sqlmodel import SQLModel
 
 import models.event
-import models.latest  # noqa: F401 - they fill the metadata that autogenerate compares with
+import models.latest
+import models.set_aside  # noqa: F401 - they fill the metadata that autogenerate compares with
 
 context.configure(
     connection=context.config.attributes["connection"],

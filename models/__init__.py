@@ -11,8 +11,16 @@ if TYPE_CHECKING:
     from models.conversation import Conversation, ConversationStatus
     from models.event import ConversationEvent, EventCause
     from models.latest import LatestConversation
+    from models.set_aside import SetAsideConversation
 
-__all__ = ["Conversation", "ConversationEvent", "ConversationStatus", "EventCause", "LatestConversation"]
+__all__ = [
+    "Conversation",
+    "ConversationEvent",
+    "ConversationStatus",
+    "EventCause",
+    "LatestConversation",
+    "SetAsideConversation",
+]
 
 _MODULES = {
     "Conversation": "models.conversation",
@@ -20,6 +28,7 @@ _MODULES = {
     "ConversationStatus": "models.conversation",
     "EventCause": "models.event",
     "LatestConversation": "models.latest",
+    "SetAsideConversation": "models.set_aside",
 }
 
 

@@ -42,3 +42,6 @@ class Backlog:
     active_is_estimate: bool
     #: Of every task.
     tasks: Mapping[Task, TaskBacklog]
+    #: Conversations that are set aside because the database refuses their end; they count as active, not as due. None
+    #: when it could not be measured.
+    set_aside: int | None = None

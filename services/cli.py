@@ -247,11 +247,11 @@ def status(
 
     \b
     punctuality  on_time, at_risk (none is overdue, but something is wrong that may make
-                 them so), late or unknown
+                 them so, or some are set aside), late or unknown
     problems     worst first: kind, task, scheduler, worker, text; kind is redis_down, redis_full,
                  database_down, no_leader, no_worker, overdue_conversations, no_success,
                  loop_stuck, overdue, not_run, paused, run_failed, worker_gone,
-                 dead_letters or trigger_waits
+                 set_aside, dead_letters or trigger_waits
     now, clock   the instant of all this; by whose clock: redis, database or machine
     redis, database
                  url, state (answers, down, absent: no embedded database yet), error
@@ -262,7 +262,7 @@ def status(
     workers      one a process: id, alive, host, pid, started_at (by its own clock),
                  heard_at, threads, busy
     backlog      source (database, or worker: measured before), measured_at, active,
-                 active_is_estimate
+                 active_is_estimate, set_aside
     tasks        task, actor, due, due_is_capped (there are more), oldest_due_seconds,
                  schedule, interval_seconds, next_slot, overdue, last_success_at,
                  runs, failures, ended (conversations): since Redis has its data,
@@ -453,6 +453,46 @@ def drop_dead_letters(
 def _check_choice(wanted: list[str] | None, *, every: bool) -> None:
     if bool(wanted) == every:
         raise typer.BadParameter("give ids, or --all")
+
+
+set_aside = typer.Typer(
+    help="Look at conversations whose end the database refuses; have them tried again. Asks DATABASE_URL.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.add_typer(set_aside, name="set-aside")
+
+
+@set_aside.command("list")
+def list_set_aside(
+    *,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many, at most.")] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="One object, for programs.")] = False,
+) -> None:
+    """List those that have been set aside for longest, and what the database says of each.
+
+    With --json: total, and conversations with conv_id, reason, tries, set_aside_at, tried_at and retry_at.
+    """
+    from services.operations.set_aside_report import print_set_aside
+
+    print_set_aside(limit=limit, as_json=as_json)
+
+
+@set_aside.command("retry")
+def retry_set_aside(
+    conv_ids: Annotated[list[str] | None, typer.Argument(metavar="ID", help="The conversation's id.")] = None,
+    *,
+    every: Annotated[bool, typer.Option("--all", help="All that there are.")] = False,
+) -> None:
+    """Have the next sweep try them, instead of in a minute to an hour.
+
+    The exit code is 1 when one is not set aside.
+    """
+    from services.operations.set_aside_report import print_retry
+
+    _check_choice(conv_ids, every=every)
+    if not print_retry(conv_ids or None):
+        sys.exit(1)
 
 
 def main() -> None:

@@ -53,6 +53,7 @@ def run_task(
         duration=round(sweep.duration, 3),
         drained=sweep.drained,
         sweep_id=str(sweep.sweep_id),
+        **({"set_aside": sweep.set_aside} if sweep.set_aside else {}),
         **_company(shift),
     )
     return sweep
@@ -70,7 +71,7 @@ def _sweep_in_rounds(
     """Return what the sweeps of a run did, as one."""
     proceed, sweep_id = (lambda: True, uuid.uuid4()) if shift is None else (shift.proceed, shift.sweep_id)
     started = stopwatch()
-    count = batches = 0
+    count = batches = set_aside = 0
     left = settings.time_budget
     while True:
         with reading(engine) as connection:
@@ -87,13 +88,14 @@ def _sweep_in_rounds(
         )
         count += sweep.count
         batches += sweep.batches
+        set_aside += sweep.set_aside
         elapsed = stopwatch() - started
         left = settings.time_budget - timedelta(seconds=elapsed)
         met_backlog = sweep.count >= settings.batch_size
         is_over = shift is not None and shift.is_over
         if not met_backlog or not sweep.drained or left <= timedelta(0) or is_over:
             drained = sweep.drained and not met_backlog
-            return Sweep(sweep_id, task, count, batches, elapsed, drained=drained)
+            return Sweep(sweep_id, task, count, batches, set_aside, elapsed, drained=drained)
 
 
 def _company(shift: Shift | None) -> dict[str, Any]:

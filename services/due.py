@@ -1,20 +1,33 @@
-"""What is due by one of the two deadlines, ended a batch a transaction, in the order of that deadline."""
+"""What is due by one of the two deadlines, ended a batch a transaction, in the order of that deadline.
+
+Where the database refuses a batch because of one of its rows, the row is found by bisection and set aside.
+"""
 
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Protocol, TypeVar
 
-from sqlalchemy import Column, ColumnElement, Connection, bindparam
+from sqlalchemy import Column, ColumnElement, Connection, bindparam, select
+from sqlalchemy.exc import DBAPIError
 
 from models.columns import UtcDateTime
 from models.conversation import conversations, due_expiry, due_idle, due_status
 from models.event import EventCause
+from services import set_aside
 from services.database import set_locally
 from services.endings import Ended, Ending
+from services.errors import first_line
+from services.lags import Lags
+from services.refusals import Refusal, refusal_of
+
+T = TypeVar("T")
 
 #: How long one batch may take: a thousand times what it does, so it waits for a lock on the whole table, or for nobody.
 BATCH_TIMEOUT = timedelta(seconds=20)
+#: How many conflicts with other transactions, one after the other, before one counts as an error.
+MOST_CONFLICTS = 3
 #: For the transaction of a batch. PostgreSQL cannot tell in advance how much is due. When it expects little, it sorts
 #: all of it instead of walking the index in its order until the batch is full; when it expects much, it reads the whole
 #: table instead of looking up each row at its place. Both are right for small tables only.
@@ -28,24 +41,67 @@ _SETTINGS = {
 }
 _START = datetime.min.replace(tzinfo=UTC)
 
+_c = conversations.c
+_NOW = bindparam("now", type_=UtcDateTime())
+_POSITION = bindparam("position", type_=UtcDateTime())
+
+
+class Transact(Protocol):
+    """Does an act in a transaction of its own, and returns what it returns."""
+
+    def __call__(self, act: Callable[[Connection], T], /) -> T:
+        """Do it; what it raises rolls back."""
+
 
 @dataclass(frozen=True)
 class DueBy:
-    """One of the two deadlines, as what is due is found and ended by it."""
+    """One of the two deadlines, as what is due is found by it."""
 
     deadline: Column[datetime]
     #: The criterion of what is due by it at an instant.
     due: Callable[[datetime | ColumnElement[datetime]], ColumnElement[bool]]
 
-    def ending(self, cause: EventCause, *, tells_lags: bool = False) -> Ending:
-        """Return the statement of a batch: what is due at ``now``, from ``position`` on. Make it once."""
-        now, position = bindparam("now", type_=UtcDateTime()), bindparam("position", type_=UtcDateTime())
-        where = self.due(now) & (self.deadline >= position)
-        return Ending(status=due_status, cause=cause, where=where, order_by=self.deadline, tells_lags=tells_lags)
+
+BY_IDLE_AT = DueBy(_c.idle_at, due_idle)
+BY_EXPIRES_AT = DueBy(_c.expires_at, due_expiry)
 
 
-BY_IDLE_AT = DueBy(conversations.c.idle_at, due_idle)
-BY_EXPIRES_AT = DueBy(conversations.c.expires_at, due_expiry)
+class DueEnding:
+    """The statements that end what is due by one of the deadlines. Make it once: to build them takes a while.
+
+    With ``tells_lags`` they say how late each ended.
+    """
+
+    def __init__(self, due_by: DueBy, cause: EventCause, *, tells_lags: bool = False) -> None:
+        due = due_by.due(_NOW)
+        ahead = due & (due_by.deadline >= _POSITION) & set_aside.taken
+        #: Ends the first ``batch_size`` from ``position`` on that are due at ``now``.
+        self.batch = Ending(
+            status=due_status, cause=cause, where=ahead, order_by=due_by.deadline, tells_lags=tells_lags
+        )
+        #: The first one alone, locked: its id and its deadline.
+        self.first = (
+            select(_c.conv_id, due_by.deadline)
+            .where(ahead)
+            .order_by(due_by.deadline)
+            .limit(1)
+            .with_for_update(key_share=True, skip_locked=True)
+        )
+        #: Ends the one whose id is ``first_id``.
+        first_id = bindparam("first_id", type_=_c.conv_id.type)
+        self.one = Ending(status=due_status, cause=cause, where=due & (_c.conv_id == first_id), tells_lags=tells_lags)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one transaction did."""
+
+    #: Conversations ended.
+    count: int
+    #: How late they ended, where that was asked for and there are any.
+    lags: Lags | None = None
+    #: Conversations set aside that were not before; then none ended.
+    set_aside: int = 0
 
 
 class DueBatches:
@@ -53,32 +109,105 @@ class DueBatches:
 
     Behind it the index holds only the dead entries of what was just ended, which are not walked again. What others held
     there is left to them, or to the next sweep.
+
+    When the database refuses a batch because of a row, the next one is half as large, until it is a single row, which
+    is set aside; then they grow again.
     """
 
-    def __init__(self, ending: Ending, *, now: datetime, batch_size: int) -> None:
+    def __init__(self, ending: DueEnding, *, now: datetime, batch_size: int) -> None:
         self._ending = ending
         self._now = now
-        self._batch_size = batch_size
+        self._batch_size = self._size = batch_size
         self._position = _START
+        #: Of the rows ahead, how many are known to have one among them that was refused.
+        self._suspects = 0
+        #: The single row that was tried last.
+        self._tried: uuid.UUID | None = None
+        self._conflicts = 0
         #: Whether nothing more was due than the last batch.
-        self.is_drained = False
-        #: Whether another batch would end nothing.
         self.is_over = False
 
-    def end_next(self, connection: Connection, *, moment: datetime, sweep_id: uuid.UUID | None = None) -> Ended:
-        """End the next batch, in the caller's transaction; ``moment`` is recorded."""
+    @property
+    def is_searching(self) -> bool:
+        """Whether batches are small, because of a row that was refused."""
+        return self._size < self._batch_size
+
+    def end_next(self, transact: Transact, *, moment: datetime, sweep_id: uuid.UUID | None = None) -> Batch:
+        """End the next batch in a transaction; ``moment`` is recorded.
+
+        One that was refused ends nothing. Raises sqlalchemy.exc.DBAPIError for what is not about a row, and after
+        ``MOST_CONFLICTS``; TooManySetAsideError.
+        """
+        try:
+            ended = transact(lambda connection: self._end(connection, moment=moment, sweep_id=sweep_id))
+        except DBAPIError as error:
+            return self._see_to(error, transact, moment=moment)
+        self._conflicts = 0
+        if ended.picked and not ended.count:
+            # Either each has changed since it was picked, or something undoes what is done to them without a word.
+            return self._refused(
+                "its row stays as it is: a trigger or a rule undoes its end", ended.picked, transact, moment=moment
+            )
+        self.is_over = ended.picked < self._size
+        self._position = ended.last or self._position
+        self._grow()
+        return Batch(ended.count, ended.lags)
+
+    def _end(self, connection: Connection, *, moment: datetime, sweep_id: uuid.UUID | None) -> Ended:
         set_locally(connection, **_SETTINGS)
-        ended = self._ending.apply(
-            connection,
-            moment=moment,
-            sweep_id=sweep_id,
-            now=self._now,
-            position=self._position,
-            batch_size=self._batch_size,
-        )
-        self.is_drained = ended.picked < self._batch_size
-        # All of a batch was kept from being ended, and the next one would be the same.
-        is_stuck = not ended.count and ended.last == self._position
-        self.is_over = self.is_drained or is_stuck
-        self._position = ended.last or _START
+        place = {"now": self._now, "position": self._position}
+        if self._size > 1:
+            ended = self._ending.batch.apply(
+                connection, moment=moment, sweep_id=sweep_id, **place, batch_size=self._size
+            )
+        else:
+            first = connection.execute(self._ending.first, place).one_or_none()
+            if first is None:
+                ended = Ended(0, picked=0)
+            else:
+                self._tried = first.conv_id
+                one = self._ending.one.apply(
+                    connection, moment=moment, sweep_id=sweep_id, now=self._now, first_id=first.conv_id
+                )
+                ended = Ended(one.count, picked=1, last=first[1], lags=one.lags)
+        if ended.picked < self._size:
+            set_aside.forget_ended(connection, now=self._now)
         return ended
+
+    def _see_to(self, error: DBAPIError, transact: Transact, *, moment: datetime) -> Batch:
+        refusal = refusal_of(error)
+        if refusal is Refusal.CONFLICT and self._conflicts < MOST_CONFLICTS:
+            self._conflicts += 1
+            return Batch(0)
+        if refusal is not Refusal.ROW or (not self.is_searching and self._fails_without_rows(transact)):
+            raise error
+        return self._refused(first_line(error), self._size, transact, moment=moment)
+
+    def _fails_without_rows(self, transact: Transact) -> bool:
+        """Return whether it cannot be a row's fault: something of ours is missing, or the right to it."""
+        place = {"now": self._now, "position": self._position}
+        try:
+            transact(
+                lambda connection: self._ending.batch.apply(
+                    connection, moment=self._now, sweep_id=None, **place, batch_size=0
+                )
+            )
+        except DBAPIError:
+            return True
+        return False
+
+    def _refused(self, reason: str, count: int, transact: Transact, *, moment: datetime) -> Batch:
+        """Go on with half of the ``count`` rows of which one was refused; set it aside when it is alone."""
+        if self._size > 1:
+            self._suspects, self._size = count, max(1, count // 2)
+            return Batch(0)
+        conv_id = self._tried
+        assert conv_id is not None  # noqa: S101 - a single row was tried
+        is_new = transact(lambda connection: set_aside.set_aside(connection, conv_id, reason=reason, now=moment))
+        self._suspects = 0
+        return Batch(0, set_aside=int(is_new))
+
+    def _grow(self) -> None:
+        """Go on to the half that the refused row must be in, or from there on with twice as many at a time."""
+        self._suspects = max(0, self._suspects - self._size)
+        self._size = max(1, self._suspects // 2) if self._suspects else min(self._batch_size, 2 * self._size)

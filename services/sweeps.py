@@ -6,38 +6,29 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
+from typing import TypeVar
 
-from sqlalchemy import Engine, select
+from sqlalchemy import Connection, Engine, select
 from sqlmodel import Session
 
 from models.columns import require_aware
 from models.conversation import Conversation
 from models.event import EventCause
 from services.arguments import LONGEST_PAGE, require_size
-from services.due import BY_EXPIRES_AT, BY_IDLE_AT, DueBatches, DueBy
-from services.endings import Ending
-from services.lags import Lags
+from services.due import BY_EXPIRES_AT, BY_IDLE_AT, Batch, DueBatches, DueBy, DueEnding
 from services.tasks import DEFAULT_BATCH_SIZE, LARGEST_BATCH_SIZE, Task
 
 #: How long one sweep may go on starting batches. What is left is for the next tick.
 DEFAULT_TIME_BUDGET = timedelta(seconds=30)
+
+T = TypeVar("T")
 
 Stopwatch = Callable[[], float]
 #: Asked after each full batch: whether to take another.
 Proceed = Callable[[], bool]
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """What one transaction of a sweep did."""
-
-    #: Conversations ended.
-    count: int
-    #: How late they ended.
-    lags: Lags
-
-
-#: Told of each batch that ended something, once it is committed.
+#: Told of each batch that ended or set aside something, once it is committed.
 OnBatch = Callable[[Batch], None]
 
 
@@ -51,6 +42,8 @@ class Sweep:
     count: int
     #: Transactions in which it ended some.
     batches: int
+    #: Conversations set aside that were not before.
+    set_aside: int
     #: In seconds.
     duration: float
     #: False when it ended before it found nothing more that was due: its time budget was spent, or it was told to.
@@ -65,14 +58,14 @@ class _Kind:
     due_by: DueBy
 
     @cached_property
-    def ending(self) -> Ending:
-        """The statement of a batch."""
-        return self.due_by.ending(EventCause.SWEEP)
+    def ending(self) -> DueEnding:
+        """The statements of a batch."""
+        return DueEnding(self.due_by, EventCause.SWEEP)
 
     @cached_property
-    def telling_ending(self) -> Ending:
-        """The same, which tells how late they ended."""
-        return self.due_by.ending(EventCause.SWEEP, tells_lags=True)
+    def telling_ending(self) -> DueEnding:
+        """The same, which tell how late they ended."""
+        return DueEnding(self.due_by, EventCause.SWEEP, tells_lags=True)
 
 
 _IDLE = _Kind(Task.IDLE, BY_IDLE_AT)
@@ -97,12 +90,14 @@ def process_idle_conversations(
     """End the conversations whose idle deadline is reached at ``now``.
 
     The deadline that comes first names the status, so one whose expiry came before is ``expired``. Conversations that
-    another transaction holds are left to whoever holds them, or to the next sweep. ``sweep_id`` is for the events, a
-    new one unless it is given. ``proceed`` is asked after each full batch, and ends the sweep when it says False;
-    ``on_batch`` is told of each batch. ``stopwatch`` tells seconds that pass while it runs: they spend the budget and
-    are added to ``now`` for the moment that events record.
+    another transaction holds are left to whoever holds them, or to the next sweep. One whose end the database refuses
+    is set aside: see ``services.set_aside``. ``sweep_id`` is for the events, a new one unless it is given. ``proceed``
+    is asked after each full batch, and ends the sweep when it says False; ``on_batch`` is told of each batch.
+    ``stopwatch`` tells seconds that pass while it runs: they spend the budget and are added to ``now`` for the moment
+    that events record.
 
-    Raises NaiveDatetimeError, and InvalidValueError for a batch size that is not from 1 to 100,000.
+    Raises NaiveDatetimeError, and InvalidValueError for a batch size that is not from 1 to 100,000;
+    sqlalchemy.exc.DBAPIError for what is no row's fault, TooManySetAsideError when it looks like all of them.
     """
     return _sweep(engine, _IDLE, now, batch_size, time_budget, sweep_id or uuid.uuid4(), proceed, on_batch, stopwatch)
 
@@ -160,22 +155,27 @@ def _sweep(  # noqa: PLR0917 - the two callers above hand on what they were give
     ending = kind.ending if on_batch is None else kind.telling_ending
     batches_due = DueBatches(ending, now=now, batch_size=batch_size)
     started = stopwatch()
-    count = batches = 0
+    count = batches = set_aside = 0
     has_begun = False
     # One connection for all batches, each in a transaction of its own.
     with engine.connect() as connection:
+
+        def transact(act: Callable[[Connection], T]) -> T:
+            with connection.begin():
+                return act(connection)
+
         while True:
             elapsed = stopwatch() - started
             if elapsed >= time_budget.total_seconds() and has_begun:
-                return Sweep(sweep_id, kind.task, count, batches, elapsed, drained=False)
-            with connection.begin():
-                moment = now + timedelta(seconds=elapsed)
-                ended = batches_due.end_next(connection, moment=moment, sweep_id=sweep_id)
+                return Sweep(sweep_id, kind.task, count, batches, set_aside, elapsed, drained=False)
+            batch = batches_due.end_next(transact, moment=now + timedelta(seconds=elapsed), sweep_id=sweep_id)
             has_begun = True
-            count += ended.count
-            batches += ended.count > 0
-            if on_batch is not None and ended.count and ended.lags is not None:
-                on_batch(Batch(ended.count, ended.lags))
-            if batches_due.is_over or not proceed():
+            count += batch.count
+            batches += batch.count > 0
+            set_aside += batch.set_aside
+            if on_batch is not None and (batch.count or batch.set_aside):
+                on_batch(batch)
+            if batches_due.is_over or not (batches_due.is_searching or proceed()):
                 duration = stopwatch() - started
-                return Sweep(sweep_id, kind.task, count, batches, duration, drained=batches_due.is_drained)
+                drained = batches_due.is_over
+                return Sweep(sweep_id, kind.task, count, batches, set_aside, duration, drained=drained)

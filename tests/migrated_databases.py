@@ -29,7 +29,7 @@ _STATE = """
         (SELECT string_agg(version_num, ',') FROM adjourn_version)
 """
 _OTHERS = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
-_EMPTY = "TRUNCATE conversations, conversation_events, latest_conversations RESTART IDENTITY"
+_EMPTY = "TRUNCATE conversations, conversation_events, latest_conversations, set_aside_conversations RESTART IDENTITY"
 
 
 def url_of(server: str, name: str) -> str:

@@ -7,13 +7,12 @@ from services.adoption.rows import Overdue, read_overdue
 from services.adoption.step import Found, Step, Work
 from services.adoption.stopped import AdoptionStoppedError
 from services.database import current_time
-from services.due import BY_EXPIRES_AT, BY_IDLE_AT, DueBatches
-from services.endings import Ending
+from services.due import BY_EXPIRES_AT, BY_IDLE_AT, DueBatches, DueEnding
 from services.wording import how_many
 
 #: Conversations ended in one transaction: a tenth of a second's work, and no message waits longer for one of them.
 BATCH_SIZE = 2_000
-_ENDINGS = tuple(due_by.ending(EventCause.ADOPTION) for due_by in (BY_IDLE_AT, BY_EXPIRES_AT))
+_ENDINGS = tuple(DueEnding(due_by, EventCause.ADOPTION) for due_by in (BY_IDLE_AT, BY_EXPIRES_AT))
 
 
 def _to_do(found: Found) -> str | None:
@@ -59,12 +58,15 @@ def _told(overdue: Overdue) -> str:
     )
 
 
-def _end(work: Work, ending: Ending, now: datetime) -> int:
-    """End what is due by one of the deadlines; return how many. What others hold is left to the sweeps."""
+def _end(work: Work, ending: DueEnding, now: datetime) -> int:
+    """End what is due by one of the deadlines; return how many. What others hold is left to the sweeps.
+
+    So is what the database refuses to end: it is set aside.
+    """
     batches = DueBatches(ending, now=now, batch_size=BATCH_SIZE)
     count = 0
     while not batches.is_over:
-        count += work.briefly(lambda connection: batches.end_next(connection, moment=current_time(connection))).count
+        count += batches.end_next(work.briefly, moment=work.patiently(current_time)).count
     return count
 
 

@@ -14,6 +14,7 @@ from sqlmodel import SQLModel
 from models.conversation import conversations
 from models.event import conversation_events
 from models.latest import latest_conversations
+from models.set_aside import set_aside_conversations
 
 #: What the platform must have by itself: nobody else knows these.
 REQUIRED = ("conv_id", "owner_id", "channel", "from_number", "to_number", "status", "updated_at")
@@ -23,7 +24,7 @@ PARTS = ("owner_id", "channel", "from_number", "to_number")
 INSTANTS = ("created_at", "updated_at", "idle_at", "expires_at", "ended_at")
 
 #: Made in this order.
-TABLES = (conversation_events, latest_conversations)
+TABLES = (conversation_events, latest_conversations, set_aside_conversations)
 #: The trigger that a fill of ``ended_at`` would run into, so it comes after.
 STAY_ENDED = "conversations_stay_ended"
 #: The trigger that needs each row to have its session key, so it comes after the fill.

@@ -54,6 +54,7 @@ def backlog_of(values: Mapping[Any, Any]) -> Backlog | None:
         active=active,
         active_is_estimate=active is not None and values.get(b"active_is_estimate") == b"1",
         tasks={task: _task_of(task, values) for task in Task},
+        set_aside=_count_of(values.get(b"set_aside")),
     )
 
 
@@ -76,6 +77,8 @@ def _fields_of(backlog: Backlog) -> dict[Any, Any]:
     fields: dict[Any, Any] = {"measured_at": (backlog.measured_at - _EPOCH) // _MILLISECOND}
     if backlog.active is not None:
         fields |= {"active": backlog.active, "active_is_estimate": int(backlog.active_is_estimate)}
+    if backlog.set_aside is not None:
+        fields["set_aside"] = backlog.set_aside
     for task, known in backlog.tasks.items():
         if known.due is not None:
             fields |= {f"{task}:due": known.due, f"{task}:due_is_capped": int(known.due_is_capped)}

@@ -49,5 +49,6 @@ def run_once(overrides: Mapping[str, str]) -> None:
         sweep = run_task(task, engine, settings)
         left = "" if sweep.drained else "; the time budget is spent, more is due"
         batches = "1 batch" if sweep.batches == 1 else f"{sweep.batches} batches"
-        sys.stdout.write(f"{task}: ended {sweep.count} in {batches}, {sweep.duration:.3f} s{left}\n")
+        aside = f"; {sweep.set_aside} set aside, see adjourn set-aside list" if sweep.set_aside else ""
+        sys.stdout.write(f"{task}: ended {sweep.count} in {batches}, {sweep.duration:.3f} s{left}{aside}\n")
     engine.dispose()

@@ -29,6 +29,7 @@ from sqlalchemy.exc import DBAPIError
 
 from models.columns import UtcDateTime
 from models.conversation import active, conversations, due_expiry, due_idle
+from services import set_aside
 from services.backlog import Backlog, TaskBacklog
 from services.database import current_time, reading, set_locally
 from services.tasks import Task
@@ -81,6 +82,16 @@ class _Kind:
         return select(self.due_at).where(self.due(_NOW)).order_by(self.due_at).limit(1)
 
     @cached_property
+    def first_not_set_aside(self) -> Select[Any]:
+        """The same of what is not set aside: the index alone does not tell."""
+        return self.first.where(set_aside.not_set_aside)
+
+    @cached_property
+    def count_set_aside(self) -> Select[Any]:
+        """How many of these are set aside. To leave them out of ``count`` would cost it a look at each."""
+        return select(func.count()).select_from(conversations).where(self.due(_NOW), ~set_aside.not_set_aside)
+
+    @cached_property
     def count(self) -> Select[Any]:
         """How many are due at ``now``, up to ``limit``."""
         return _count(self.due(_NOW), along=self.due_at)
@@ -104,10 +115,11 @@ class _TooLongError(Exception):
 
 
 def measure_backlog(engine: Engine, *, budget: timedelta = DEFAULT_BUDGET, cap: int = DEFAULT_CAP) -> Backlog:
-    """Return how much is due, for each task by the predicate of its sweep, and how much is active.
+    """Return how much is due, for each task by the predicate of its sweep, how much is active, how much is set aside.
 
-    Counts stop at ``cap``; how many are active beyond it, PostgreSQL's statistics say. Where there are none, before the
-    first vacuum or ANALYZE and on SQLite, ``active`` is ``cap`` then. What is not measured when ``budget`` is spent is
+    What is set aside counts as active and not as due. Counts stop at ``cap``; how many are active beyond it,
+    PostgreSQL's statistics say. Where there are none, before the first vacuum or ANALYZE and on SQLite, ``active`` is
+    ``cap`` then. What is not measured when ``budget`` is spent is
     None, and so is all of it while another transaction locks the whole table. What is due longest comes first, then
     how much is due, then how much is active.
 
@@ -117,7 +129,7 @@ def measure_backlog(engine: Engine, *, budget: timedelta = DEFAULT_BUDGET, cap: 
     """
     first: dict[Task, datetime | None] = {}
     due: dict[Task, int] = {}
-    active_counted = active_estimate = None
+    active_counted = active_estimate = aside = None
     deadline = time.monotonic() + budget.total_seconds()
     with reading(engine) as connection, _interrupting(connection, deadline):
         set_locally(connection, **_SETTINGS)
@@ -125,13 +137,16 @@ def measure_backlog(engine: Engine, *, budget: timedelta = DEFAULT_BUDGET, cap: 
         ask = partial(_ask, connection, deadline)
         # One more than the cap, to see whether there are more.
         with suppress(_TooLongError):
+            aside = ask(set_aside.COUNT)
             for kind in _KINDS:
-                first[kind.task] = ask(kind.first, now=now)
+                first[kind.task] = ask(kind.first_not_set_aside if aside else kind.first, now=now)
                 if first[kind.task] is None:
                     due[kind.task] = 0
             for kind in _KINDS:
                 if kind.task not in due:
-                    due[kind.task] = ask(kind.count, now=now, limit=cap + 1)
+                    counted = ask(kind.count, now=now, limit=cap + 1)
+                    left_out = ask(kind.count_set_aside, now=now) if aside and counted <= cap else 0
+                    due[kind.task] = max(0, counted - left_out)
             # What is due is active.
             most_due = max(due.values())
             active_counted = most_due if most_due > cap else ask(_COUNT_ACTIVE, limit=cap + 1)
@@ -143,6 +158,7 @@ def measure_backlog(engine: Engine, *, budget: timedelta = DEFAULT_BUDGET, cap: 
         active=max(cap, active_estimate or 0) if is_estimate else active_counted,
         active_is_estimate=is_estimate,
         tasks={task: _task_backlog(now, first.get(task), due.get(task), cap) for task in Task},
+        set_aside=aside,
     )
 
 

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
+from services.due import Batch
 from services.lags import LAG_BUCKETS, Lags
-from services.sweeps import Batch
 from services.tasks import Task
 
 #: How long runs take, in seconds: one that finds nothing a few milliseconds, one with a backlog up to its time budget
@@ -42,6 +42,12 @@ class WorkerMetrics:
             ["task_type"],
             registry=registry,
         )
+        self._set_aside = Counter(
+            "background_conversations_set_aside_total",
+            "Conversations that runs of a task set aside, because the database refuses their end.",
+            ["task_type"],
+            registry=registry,
+        )
         self._durations = Histogram(
             "background_task_duration_seconds",
             "How long the runs of a task took.",
@@ -66,7 +72,7 @@ class WorkerMetrics:
         )
         # All series are there from the start: the first failure is an increase, not a beginning.
         for task in Task:
-            for metric in (self._processed, self._durations, self._failures):
+            for metric in (self._processed, self._set_aside, self._durations, self._failures):
                 metric.labels(task)
         for actor in periodic_actors:
             self._dropped.labels(actor)
@@ -84,9 +90,11 @@ class WorkerMetrics:
             self._durations.labels(task).observe(time.perf_counter() - started)
 
     def count_batch(self, task: Task, batch: Batch) -> None:
-        """Count what a transaction of a run of ``task`` ended."""
+        """Count what a transaction of a run of ``task`` ended or set aside."""
         self._processed.labels(task).inc(batch.count)
-        self._lags.observe_all(batch.lags)
+        self._set_aside.labels(task).inc(batch.set_aside)
+        if batch.count and batch.lags is not None:
+            self._lags.observe_all(batch.lags)
 
     def count_dropped(self, actor: str) -> None:
         """Count a tick that was of no more use."""

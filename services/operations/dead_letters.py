@@ -78,7 +78,10 @@ class DeadLetter:
     @property
     def forgotten_from(self) -> datetime | None:
         """When dramatiq may remove it."""
-        return None if self.died_at is None else self.died_at + KEPT_FOR
+        try:
+            return None if self.died_at is None else self.died_at + KEPT_FOR
+        except OverflowError:
+            return None
 
     @property
     def why(self) -> str:

@@ -77,8 +77,14 @@ def requeue(client: redis.Redis, queue: str, ids: Sequence[bytes]) -> list[Outco
             outcomes[key] = Outcome.UNREADABLE if is_there else Outcome.GONE
             continue
         new_id = str(uuid.uuid4())
+        try:
+            anew = _sent_anew(message, queue=queue, redis_message_id=new_id, at=seconds * 1000)
+        except RecursionError:
+            # So deeply nested that it could just be read.
+            outcomes[key] = Outcome.UNREADABLE
+            continue
         moved.append(key)
-        arguments += [key, new_id, _sent_anew(message, queue=queue, redis_message_id=new_id, at=seconds * 1000)]
+        arguments += [key, new_id, anew]
     if moved:
         target = f"dramatiq:{queue}"
         done = load_script(client, "requeue_dead_letters")(

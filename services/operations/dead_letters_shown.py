@@ -1,9 +1,11 @@
 """Dead letters as text for people and as objects for programs."""
 
 import json
+import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 from services.operations.dead_letters import Address, DeadLetter, DeadLetters
 from services.values import text_of
@@ -13,6 +15,8 @@ from services.wording import clock, distance, instant, iso, place
 #: share them.
 _SHORT_ID = 13
 _UUID = 36
+#: How many mappings and lists of a message lie in each other, of those that are shown.
+_DEEPEST_SHOWN = 100
 _UNKNOWN = "unknown"
 
 
@@ -65,10 +69,21 @@ def letter_lines(letter: DeadLetter, *, now: datetime) -> Iterator[str]:
         yield f"{'noted by':<10} {place(failure.host, failure.pid)} at {instant(failure.at, now=now)}"
     if letter.message is not None:
         yield "message"
-        yield _pretty(letter.message)
+        yield _pretty(_showable(letter.message))
     elif letter.written is not None:
         yield f"message, {len(letter.written):,} bytes that begin with"
         yield text_of(letter.written) or ""
+
+
+def _showable(value: Any, *, room: int = _DEEPEST_SHOWN) -> Any:
+    """Return what Python read of JSON as JSON says it: without numbers that are none, and what is nested too deeply."""
+    if isinstance(value, Mapping | list) and not room:
+        return "..."
+    if isinstance(value, Mapping):
+        return {name: _showable(one, room=room - 1) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_showable(one, room=room - 1) for one in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _pretty(value: object) -> str:
@@ -97,7 +112,7 @@ def letter_object(letter: DeadLetter) -> dict[str, object]:
             "host": failure.host,
             "pid": failure.pid,
         },
-        "message": letter.message,
+        "message": _showable(letter.message),
         "unreadable": None if is_read or letter.written is None else letter.written.decode(errors="backslashreplace"),
     }
 

@@ -29,7 +29,7 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
     reasons = "; ".join(filter(None, map(text_of, report["reasons"])))
     yield ": ".join(filter(None, (report["role"], report["status"], reasons)))
     # Another version may tell less.
-    with suppress(KeyError, TypeError, ValueError, AttributeError):
+    with suppress(LookupError, TypeError, ValueError, AttributeError, OverflowError):
         if report["processes"]:
             yield f"  up {span(timedelta(seconds=report['uptime_seconds']))}, {_at_work(report)}"
             yield from [_task_line(task, report["tasks"][task]) for task in Task]

@@ -22,6 +22,7 @@ class ProblemKind(StrEnum):
     PAUSED = "paused"
     RUN_FAILED = "run_failed"
     WORKER_GONE = "worker_gone"
+    SET_ASIDE = "set_aside"
     DEAD_LETTERS = "dead_letters"
     TRIGGER_WAITS = "trigger_waits"
 

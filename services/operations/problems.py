@@ -52,6 +52,13 @@ def _of_conversations(overview: Overview) -> Iterator[Problem]:
                 f"{task} are overdue: {count} due, the oldest for {span(due.oldest_due)}",
                 task,
             )
+    set_aside = overview.backlog and overview.backlog.set_aside
+    if set_aside:
+        yield Problem(
+            ProblemKind.SET_ASIDE,
+            f"conversations are due and cannot be ended, because the database refuses it: {how_many(set_aside)}; "
+            "to see why: adjourn set-aside list",
+        )
 
 
 def _of_schedulers(status: Status) -> Iterator[Problem]:

@@ -7,7 +7,7 @@ from services.operations.overview import Overview
 from services.operations.problem import Problem, ProblemKind
 from services.tasks import Task
 
-#: With one of these, what comes due is not ended, or not when it should be.
+#: With one of these, some of what comes due is not ended, or not when it should be.
 _DELAYING = frozenset(
     {
         ProblemKind.REDIS_DOWN,
@@ -21,6 +21,7 @@ _DELAYING = frozenset(
         ProblemKind.NOT_RUN,
         ProblemKind.PAUSED,
         ProblemKind.RUN_FAILED,
+        ProblemKind.SET_ASIDE,
     }
 )
 
@@ -29,7 +30,7 @@ class Punctuality(StrEnum):
     """Whether conversations end on time."""
 
     ON_TIME = "on_time"
-    #: None is overdue, but something is wrong that may make them so.
+    #: None is overdue, but something is wrong that may make them so, or some are set aside.
     AT_RISK = "at_risk"
     LATE = "late"
     UNKNOWN = "unknown"

@@ -5,6 +5,7 @@ SQLAlchemy is imported when the database is asked: other commands need none.
 
 # ruff: noqa: PLC0415 - see above
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -130,19 +131,14 @@ class DatabaseSource:
         return create_database_engine(url, pool_size=1)
 
     def _explained(self, error: "DBAPIError", engine: "Engine") -> DatabaseUnavailableError | DatabaseNotMigratedError:
-        from sqlalchemy import inspect
         from sqlalchemy.exc import DBAPIError, ProgrammingError
 
-        from services.database import reading
+        from services.database import check_database
 
         if isinstance(error, ProgrammingError) or engine.dialect.name == "sqlite":
             try:
-                with reading(engine) as connection:
-                    is_migrated = inspect(connection).has_table("conversations")
-            except DBAPIError:
-                is_migrated = True  # something else is wrong
-            if not is_migrated:
-                return DatabaseNotMigratedError(
-                    f"the database at {self.shown_url} has no Adjourn tables; run: adjourn migrate"
-                )
+                with suppress(DatabaseUnavailableError, DBAPIError):  # something else is wrong
+                    check_database(engine)
+            except DatabaseNotMigratedError as not_migrated:
+                return not_migrated
         return DatabaseUnavailableError(f"cannot use the database at {self.shown_url}: {first_line(error)}")

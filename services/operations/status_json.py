@@ -93,6 +93,7 @@ def _backlog_object(overview: Overview) -> dict[str, object] | None:
         "measured_at": iso(backlog.measured_at),
         "active": backlog.active,
         "active_is_estimate": backlog.active_is_estimate,
+        "set_aside": backlog.set_aside,
     }
 
 

@@ -18,7 +18,7 @@ from services.database import create_database_engine
 from services.errors import InvalidValueError
 from services.migrations import VERSION_TABLE
 
-_TABLES = ("latest_conversations", "conversation_events", "conversations", VERSION_TABLE)
+_TABLES = ("set_aside_conversations", "latest_conversations", "conversation_events", "conversations", VERSION_TABLE)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from services.database import SQLITE_BUSY_TIMEOUT, create_database_engine, curre
 from services.monitoring.backlog_measurement import measure_backlog
 from services.redis_client import connect
 from services.scheduling import keys
+from services.set_aside import set_aside
 from services.sweeps import find_expired_conversations, find_idle_conversations
 from services.tasks import Task
 from tests.plans import crowd, plan_of
@@ -78,6 +79,23 @@ def test_what_is_due_is_what_each_sweep_would_end(engine: Engine) -> None:
         Task.EXPIRED: TaskBacklog(2, due_is_capped=False, oldest_due=backlog.measured_at - expired[0].expires_at),
     }
     assert (backlog.active, backlog.active_is_estimate) == (5, False)
+
+
+def test_what_is_set_aside_is_counted_for_itself_and_is_active_but_not_due(engine: Engine) -> None:
+    for idle_in in (-HOUR, -2 * HOUR, HOUR):
+        insert_with(engine, idle_in=idle_in)
+    with open_session(engine) as session:
+        _, longest_due = reversed(find_idle_conversations(session, now=now_of(engine)))
+        set_aside(session.connection(), longest_due.conv_id, reason="no", now=now_of(engine))
+        session.commit()
+
+    backlog = measure_backlog(engine)
+
+    idle = backlog.tasks[Task.IDLE]
+    assert (backlog.set_aside, backlog.active, idle.due) == (1, 3, 1)
+    assert idle.oldest_due is not None
+    assert HOUR <= idle.oldest_due < 2 * HOUR
+    assert backlog.tasks[Task.EXPIRED] == NOTHING_DUE
 
 
 @pytest.mark.parametrize(("count", "told", "capped"), [(2, 2, False), (3, 3, False), (4, 3, True)])
@@ -334,6 +352,7 @@ MEASURED = Backlog(
         Task.IDLE: TaskBacklog(due=1_000_000, due_is_capped=True, oldest_due=timedelta(seconds=61.5)),
         Task.EXPIRED: NOTHING_DUE,
     },
+    set_aside=3,
 )
 NOTHING_KNOWN = Backlog(MEASURED.measured_at, None, active_is_estimate=False, tasks=dict.fromkeys(Task, UNKNOWN))
 
@@ -357,6 +376,7 @@ def test_what_is_written_is_read_and_lasts_for_ninety_seconds(client: redis.Redi
         b"measured_at": b"1769860800123",
         b"active": b"1234567",
         b"active_is_estimate": b"1",
+        b"set_aside": b"3",
         b"idle_conversations:due": b"1000000",
         b"idle_conversations:due_is_capped": b"1",
         b"idle_conversations:oldest_due_ms": b"61500",
@@ -388,6 +408,7 @@ def test_a_record_that_is_over_is_none(client: redis.Redis) -> None:
     [
         ("active", "many", lambda backlog: backlog.active),
         ("active", "-1", lambda backlog: backlog.active),
+        ("set_aside", "-1", lambda backlog: backlog.set_aside),
         ("active", "9" * 30, lambda backlog: backlog.active),
         ("idle_conversations:due", "", lambda backlog: backlog.tasks[Task.IDLE].due),
         ("idle_conversations:oldest_due_ms", "-1", lambda backlog: backlog.tasks[Task.IDLE].oldest_due),

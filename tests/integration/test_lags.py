@@ -8,8 +8,9 @@ import pytest
 from sqlalchemy import Engine
 
 from models import Conversation
+from services.due import Batch
 from services.lags import LAG_BUCKETS
-from services.sweeps import Batch, process_expired_conversations, process_idle_conversations
+from services.sweeps import process_expired_conversations, process_idle_conversations
 from tests.support import MOMENT, NOON, TIMEOUTS, all_conversations, all_events, opened
 
 #: When the sweeps of these tests are.

@@ -16,7 +16,7 @@ from services.database import check_database, create_database_engine
 from services.errors import AdjournError, DatabaseNotMigratedError, DatabaseUnavailableError, InvalidValueError
 from tests.support import TIMEOUTS, all_conversations, opened
 
-TABLES = {"conversations", "conversation_events", "latest_conversations"}
+TABLES = {"conversations", "conversation_events", "latest_conversations", "set_aside_conversations"}
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

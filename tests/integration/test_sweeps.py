@@ -387,27 +387,6 @@ def test_each_batch_limits_how_long_it_may_wait_for_a_lock_on_the_table(postgres
     engine.dispose()
 
 
-def test_a_sweep_that_can_end_nothing_of_what_it_picks_gives_up(postgresql_url: str) -> None:
-    engine = create_database_engine(postgresql_url)
-    for number in range(3):
-        opened(engine, number=number)
-    with engine.begin() as connection:
-        connection.exec_driver_sql("""
-            CREATE FUNCTION keep_it() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
-            CREATE TRIGGER keep_it BEFORE UPDATE ON conversations FOR EACH ROW EXECUTE FUNCTION keep_it()
-        """)
-
-    asked = itertools.count()
-    sweep = process_idle_conversations(
-        engine, now=NOON + timedelta(hours=1), batch_size=1, proceed=lambda: next(asked) < 10
-    )
-
-    assert next(asked) < 10
-    assert (sweep.count, sweep.batches, sweep.drained) == (0, 0, False)
-    assert all_events(engine) == []
-    engine.dispose()
-
-
 def test_rows_that_are_kept_from_ending_do_not_keep_those_behind_them(postgresql_url: str) -> None:
     engine = create_database_engine(postgresql_url)
     kept = [opened(engine, number=number, now=NOON + number * MOMENT).conv_id for number in range(2)]

@@ -303,3 +303,22 @@ def test_conversations_end_on_time_unless_one_is_overdue_or_something_will_make_
     overview = overview_of(**changes)
 
     assert punctuality_of(overview, problems_of(overview)) is said
+
+
+@pytest.mark.parametrize(
+    ("count", "said", "punctuality"),
+    [
+        (None, [], Punctuality.ON_TIME),
+        (0, [], Punctuality.ON_TIME),
+        (1, [ProblemKind.SET_ASIDE], Punctuality.AT_RISK),
+    ],
+)
+def test_what_is_set_aside_is_a_problem_and_no_lateness_of_the_others(
+    count: int | None, said: list[ProblemKind], punctuality: Punctuality
+) -> None:
+    overview = replace(overview_of(STATUS), backlog=replace(BACKLOG, set_aside=count))
+
+    problems = problems_of(overview)
+
+    assert [problem.kind for problem in problems] == said
+    assert punctuality_of(overview, problems) is punctuality
