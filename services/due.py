@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import Column, ColumnElement, Connection, bindparam, select
 from sqlalchemy.exc import DBAPIError
@@ -138,6 +138,7 @@ class DueBatches:
         One that was refused ends nothing. Raises sqlalchemy.exc.DBAPIError for what is not about a row, and after
         ``MOST_CONFLICTS``; TooManySetAsideError.
         """
+        self._tried = None
         try:
             ended = transact(lambda connection: self._end(connection, moment=moment, sweep_id=sweep_id))
         except DBAPIError as error:
@@ -145,65 +146,66 @@ class DueBatches:
         self._conflicts = 0
         if ended.picked and not ended.count:
             # Either each has changed since it was picked, or something undoes what is done to them without a word.
-            return self._refused(
-                "its row stays as it is: a trigger or a rule undoes its end", ended.picked, transact, moment=moment
+            return self._go_on_without(
+                self._tried,
+                "its row stays as it is: a trigger or a rule undoes its end",
+                ended.picked,
+                transact,
+                moment,
             )
         self.is_over = ended.picked < self._size
         self._position = ended.last or self._position
         self._grow()
+        if self.is_over:
+            transact(lambda connection: set_aside.forget_ended(connection, now=self._now))
         return Batch(ended.count, ended.lags)
+
+    @property
+    def _place(self) -> dict[str, Any]:
+        return {"now": self._now, "position": self._position}
 
     def _end(self, connection: Connection, *, moment: datetime, sweep_id: uuid.UUID | None) -> Ended:
         set_locally(connection, **_SETTINGS)
-        place = {"now": self._now, "position": self._position}
+        recorded: dict[str, Any] = {"moment": moment, "sweep_id": sweep_id}
         if self._size > 1:
-            ended = self._ending.batch.apply(
-                connection, moment=moment, sweep_id=sweep_id, **place, batch_size=self._size
-            )
-        else:
-            first = connection.execute(self._ending.first, place).one_or_none()
-            if first is None:
-                ended = Ended(0, picked=0)
-            else:
-                self._tried = first.conv_id
-                one = self._ending.one.apply(
-                    connection, moment=moment, sweep_id=sweep_id, now=self._now, first_id=first.conv_id
-                )
-                ended = Ended(one.count, picked=1, last=first[1], lags=one.lags)
-        if ended.picked < self._size:
-            set_aside.forget_ended(connection, now=self._now)
-        return ended
+            return self._ending.batch.apply(connection, **recorded, **self._place, batch_size=self._size)
+        first = connection.execute(self._ending.first, self._place).one_or_none()
+        if first is None:
+            return Ended(0, picked=0)
+        self._tried, deadline = first
+        one = self._ending.one.apply(connection, **recorded, now=self._now, first_id=self._tried)
+        return Ended(one.count, picked=1, last=deadline, lags=one.lags)
 
     def _see_to(self, error: DBAPIError, transact: Transact, *, moment: datetime) -> Batch:
         refusal = refusal_of(error)
         if refusal is Refusal.CONFLICT and self._conflicts < MOST_CONFLICTS:
             self._conflicts += 1
             return Batch(0)
-        if refusal is not Refusal.ROW or (not self.is_searching and self._fails_without_rows(transact)):
+        may_be_a_row = refusal is Refusal.ROW and (self._size > 1 or self._tried is not None)
+        if not may_be_a_row or (not self.is_searching and self._fails_without_rows(transact)):
             raise error
-        return self._refused(first_line(error), self._size, transact, moment=moment)
+        return self._go_on_without(self._tried, first_line(error), self._size, transact, moment)
 
     def _fails_without_rows(self, transact: Transact) -> bool:
         """Return whether it cannot be a row's fault: something of ours is missing, or the right to it."""
-        place = {"now": self._now, "position": self._position}
         try:
             transact(
                 lambda connection: self._ending.batch.apply(
-                    connection, moment=self._now, sweep_id=None, **place, batch_size=0
+                    connection, moment=self._now, sweep_id=None, **self._place, batch_size=0
                 )
             )
         except DBAPIError:
             return True
         return False
 
-    def _refused(self, reason: str, count: int, transact: Transact, *, moment: datetime) -> Batch:
-        """Go on with half of the ``count`` rows of which one was refused; set it aside when it is alone."""
-        if self._size > 1:
+    def _go_on_without(
+        self, tried: uuid.UUID | None, reason: str, count: int, transact: Transact, moment: datetime
+    ) -> Batch:
+        """Set aside the one that was ``tried`` alone; else go on with half of the ``count`` rows that it is among."""
+        if tried is None:
             self._suspects, self._size = count, max(1, count // 2)
             return Batch(0)
-        conv_id = self._tried
-        assert conv_id is not None  # noqa: S101 - a single row was tried
-        is_new = transact(lambda connection: set_aside.set_aside(connection, conv_id, reason=reason, now=moment))
+        is_new = transact(lambda connection: set_aside.set_aside(connection, tried, reason=reason, now=moment))
         self._suspects = 0
         return Batch(0, set_aside=int(is_new))
 
