@@ -34,6 +34,9 @@ _OF_SCRIPT = re.compile(
     r"^Error running script \(call to \w+\): (@user_script: ?\d+: )+-?|,? script: \w+, on @user_script:\d+\."
 )
 
+#: How Redis says that a user may not do something: Redis 6 of a command in a script, all else.
+_NO_RIGHT = re.compile(r"user executing the script can't|no permissions", re.IGNORECASE)
+
 
 def first_line(error: BaseException) -> str:
     """Return what went wrong, in one line: in the words of the database or Redis, without those around them."""
@@ -63,7 +66,10 @@ class RedisUnavailableError(AdjournError):
     @classmethod
     def at(cls, url: str, error: object) -> Self:
         """Return the error of not reaching ``url``, whose password is not shown; ``error`` says why."""
-        return cls(f"cannot use Redis at {without_password(url)}: {error}")
+        said = first_line(error) if isinstance(error, BaseException) else str(error)
+        # A script does not always say what its user may not do.
+        hint = "; ACL LOG says what it was, deploy/redis/users.acl what is needed" if _NO_RIGHT.search(said) else ""
+        return cls(f"cannot use Redis at {without_password(url)}: {said}{hint}")
 
 
 class DataDirectoryError(AdjournError):

@@ -71,8 +71,15 @@ def read_status(*, client: redis.Redis) -> Status:
 
 
 def _answers(pipe: Pipeline) -> list[Any]:
-    """Return what Redis answers; None where somebody made a key of another type, an error of its own command."""
-    return [None if isinstance(one, redis.ResponseError) else one for one in pipe.execute(raise_on_error=False)]
+    """Return what Redis answers; None where somebody made a key of another type, an error of its own command.
+
+    Raises NoPermissionError: a leader that we may not see is there all the same.
+    """
+    answers: list[Any] = pipe.execute(raise_on_error=False)
+    for answer in answers:
+        if isinstance(answer, redis.exceptions.NoPermissionError):
+            raise answer
+    return [None if isinstance(one, redis.ResponseError) else one for one in answers]
 
 
 def _is_full(memory: Mapping[str, Any]) -> bool:
