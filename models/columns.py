@@ -10,7 +10,7 @@ from sqlalchemy import JSON, CheckConstraint, DateTime, Dialect, Enum, String, U
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
-from models.errors import NaiveDatetimeError
+from models.errors import InvalidValueError, NaiveDatetimeError, shown
 
 EnumT = TypeVar("EnumT", bound=StrEnum)
 
@@ -18,16 +18,37 @@ EnumT = TypeVar("EnumT", bound=StrEnum)
 JsonObject = JSON().with_variant(JSONB(), "postgresql")
 
 
-def require_aware(instant: datetime, name: str) -> datetime:
-    """Return ``instant`` in UTC.
+#: The times that are taken for now: ten years later, too, both databases hold and Python reads what is reckoned from
+#: them. See ``READABLE_SQL``.
+EARLIEST_NOW = datetime(1, 1, 2, tzinfo=UTC)
+FIRST_TOO_LATE = datetime(9989, 1, 1, tzinfo=UTC)
 
-    Raises NaiveDatetimeError, which names ``name``, when it has no time zone.
+
+def require_aware(instant: datetime, name: str) -> datetime:
+    """Return ``instant``, which somebody says that it is now, in UTC.
+
+    Raises NaiveDatetimeError, which names ``name``, when it has no time zone, and InvalidValueError unless it is from
+    0001-01-02 to 9988.
     """
+    utc = _in_utc(instant, name)
+    if not EARLIEST_NOW <= utc < FIRST_TOO_LATE:
+        raise _out_of_range(instant, name)
+    return utc
+
+
+def _in_utc(instant: datetime, name: str) -> datetime:
     if not isinstance(instant, datetime) or instant.utcoffset() is None:
         raise NaiveDatetimeError(
-            f"{name}: {instant!r} is not a datetime with a time zone; give one, such as datetime.now(UTC)"
+            f"{name}: {shown(instant)} is not a datetime with a time zone; give one, such as datetime.now(UTC)"
         )
-    return instant.astimezone(UTC)
+    try:
+        return instant.astimezone(UTC)
+    except OverflowError:
+        raise _out_of_range(instant, name) from None
+
+
+def _out_of_range(instant: datetime, name: str) -> InvalidValueError:
+    return InvalidValueError(f"{name}: {instant.isoformat()} is out of range; give a time from 0001-01-02 to 9988")
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -42,7 +63,7 @@ class UtcDateTime(TypeDecorator[datetime]):
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         """Refuse a naive datetime."""
         del dialect
-        return None if value is None else require_aware(value, "instant")
+        return None if value is None else _in_utc(value, "instant")
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         """Return the instant in UTC."""
@@ -61,7 +82,7 @@ class UtcDateTime(TypeDecorator[datetime]):
 def _write_instant(value: datetime | None) -> str | None:
     if value is None:
         return None
-    return require_aware(value, "instant").replace(tzinfo=None).isoformat(" ", "microseconds")
+    return _in_utc(value, "instant").replace(tzinfo=None).isoformat(" ", "microseconds")
 
 
 def _read_instant(text: str | None) -> datetime | None:

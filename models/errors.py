@@ -11,3 +11,17 @@ class InvalidValueError(AdjournError, ValueError):
 
 class NaiveDatetimeError(InvalidValueError):
     """A datetime without a time zone was given where an instant is needed."""
+
+
+#: How much of a refused value an error shows, in characters.
+_SHOWN = 60
+
+
+def shown(value: object) -> str:
+    """Return a refused value as an error shows it: in one line, and no more than the beginning of a long one."""
+    try:
+        written = repr(value)
+    except (ValueError, RecursionError):
+        # Of a number of thousands of digits, Python writes none.
+        return f"a value of the type {type(value).__name__}"
+    return written if len(written) <= _SHOWN else f"{written[:_SHOWN]}... ({len(written):,} characters)"

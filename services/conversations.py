@@ -8,7 +8,7 @@ ends that conversation and opens the next, so when a sweep ran never shows in th
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, select, tuple_
@@ -27,7 +27,14 @@ from models.conversation import (
 from models.event import ConversationEvent, EventCause
 from models.identifiers import new_identifier
 from models.latest import latest_conversations
-from services.arguments import LONGEST_PAGE, require_json_object, require_session_key, require_size, require_text
+from services.arguments import (
+    LONGEST_PAGE,
+    require_identifier,
+    require_json_object,
+    require_session_key,
+    require_size,
+    require_text,
+)
 from services.endings import MOMENT, Ending, status_at_moment
 from services.errors import ConversationNotFoundError, InvalidValueError
 from services.loading import conversation_of
@@ -101,8 +108,10 @@ def record_activity(
     if (conv_id is None) == (session_key is None):
         raise InvalidValueError("record_activity: give either conv_id or session_key, not both and not neither")
     now = require_aware(now, "now")
+    if conv_id is not None:
+        conv_id = require_identifier("conv_id", conv_id)
     connection = _writing(session)
-    moved: dict[str, Any] = {"moment": now, "given_idle_at": _instant_after(now, timeouts.idle)}
+    moved: dict[str, Any] = {"moment": now, "given_idle_at": now + timeouts.idle}
     if conv_id is not None:
         row = BY_ID.apply(connection, moved | {"given_conv_id": conv_id})
     else:
@@ -126,9 +135,10 @@ def close_conversation(session: Session, *, conv_id: uuid.UUID, now: datetime) -
     One that has ended stays as it is, and one whose deadline is reached at ``now`` gets the status that its deadline
     names, as if a sweep had been on time.
 
-    Raises ConversationNotFoundError, NaiveDatetimeError.
+    Raises ConversationNotFoundError, NaiveDatetimeError, and InvalidValueError which names the argument.
     """
     now = require_aware(now, "now")
+    conv_id = require_identifier("conv_id", conv_id)
     _CLOSING.apply(_writing(session), moment=now, closed_id=conv_id)
     return get_conversation(session, conv_id=conv_id)
 
@@ -136,8 +146,9 @@ def close_conversation(session: Session, *, conv_id: uuid.UUID, now: datetime) -
 def get_conversation(session: Session, *, conv_id: uuid.UUID) -> Conversation:
     """Return a conversation as the database has it.
 
-    Raises ConversationNotFoundError.
+    Raises ConversationNotFoundError, and InvalidValueError when ``conv_id`` is none.
     """
+    conv_id = require_identifier("conv_id", conv_id)
     statement = select(Conversation).where(_c.conv_id == conv_id)
     conversation = session.scalars(statement, execution_options={"populate_existing": True}).one_or_none()
     if conversation is None:
@@ -161,9 +172,10 @@ def list_active_conversations(
 ) -> list[Conversation]:
     """Return a page of an owner's active conversations, oldest first; ``after`` is the last one of the page before.
 
-    Raises InvalidValueError for a ``limit`` that is not from 1 to 10,000.
+    Raises InvalidValueError for a ``limit`` that is not from 1 to 10,000, and for an ``owner_id`` that is none.
     """
-    statement = select(Conversation).where(active, _c.owner_id == owner_id)
+    known = require_text("owner_id", owner_id)
+    statement = select(Conversation).where(active, _c.owner_id == known)
     if after is not None:
         statement = statement.where(tuple_(_c.created_at, _c.conv_id) > (after.created_at, after.conv_id))
     statement = statement.order_by(_c.created_at, _c.conv_id).limit(require_size("limit", limit, LONGEST_PAGE))
@@ -171,8 +183,12 @@ def list_active_conversations(
 
 
 def list_events(session: Session, *, conv_id: uuid.UUID) -> list[ConversationEvent]:
-    """Return the changes of status of a conversation, first to last."""
-    statement = select(ConversationEvent).where(col(ConversationEvent.conv_id) == conv_id)
+    """Return the changes of status of a conversation, first to last.
+
+    Raises InvalidValueError when ``conv_id`` is none.
+    """
+    known = require_identifier("conv_id", conv_id)
+    statement = select(ConversationEvent).where(col(ConversationEvent.conv_id) == known)
     return list(session.scalars(statement.order_by(col(ConversationEvent.event_id))))
 
 
@@ -184,8 +200,8 @@ def _open_or_resume(session: Session, opening: dict[str, Any], now: datetime, ti
     parameters = {f"given_{column}": value for column, value in opening.items()} | {
         "moment": now,
         "given_conv_id": conv_id,
-        "given_idle_at": _instant_after(now, timeouts.idle),
-        "given_expires_at": _instant_after(now, timeouts.expiry),
+        "given_idle_at": now + timeouts.idle,
+        "given_expires_at": now + timeouts.expiry,
     }
     connection = _writing(session)
     row = open_or_resume(connection, parameters)
@@ -233,12 +249,3 @@ def _writing(session: Session) -> Connection:
     """Return the connection of the session's transaction, with what the session has to write written."""
     session._autoflush()  # noqa: SLF001 - what its own execute does; flush() would not do in a hook of a flush
     return session.connection(bind_arguments={"mapper": Conversation})
-
-
-def _instant_after(now: datetime, timeout: timedelta) -> datetime:
-    try:
-        return now + timeout
-    except OverflowError:
-        raise InvalidValueError(
-            f"now: {now.isoformat()} leaves no room for a deadline; give a time before 9989"
-        ) from None

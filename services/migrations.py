@@ -1,5 +1,6 @@
 """The database's tables, made and unmade by Alembic without a file of its own to find."""
 
+import re
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -11,6 +12,7 @@ from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, func, inspect, select
 
+from models.errors import shown
 from services.database_url import shown_url
 from services.errors import InvalidValueError
 
@@ -19,6 +21,8 @@ VERSION_TABLE = "adjourn_version"
 #: What an adoption keeps its book in: while it is there, ``conversations`` is the platform's.
 ADOPTION_TABLE = "adjourn_adoption"
 
+#: What a revision, or a step from one, may be written with.
+_REVISION = re.compile(r"[\w@:+-]{1,60}", re.ASCII)
 #: The advisory lock of migrations: "adjourn" in ASCII.
 _LOCK = int.from_bytes(b"adjourn")
 _SCRIPTS = Path(__file__).resolve().parent.parent / "migrations"
@@ -90,10 +94,16 @@ def wait_for_other_migrations(connection: Connection) -> None:
 
 
 def _run(connection: Connection, command: Callable[[Config, str], None], revision: str) -> None:
+    advice = "give head, base or a revision's number"
+    if not _REVISION.fullmatch(revision):
+        raise InvalidValueError(f"revision {shown(revision)}: it can be none; {advice}")
     try:
         command(_config(connection), revision)
+    except AssertionError:
+        # How Alembic takes some texts that look like one, such as head+1.
+        raise InvalidValueError(f"revision {revision!r}: it can be none; {advice}") from None
     except CommandError as error:
-        raise InvalidValueError(f"revision {revision!r}: {error}; give head, base or a revision's number") from None
+        raise InvalidValueError(f"revision {revision!r}: {error}; {advice}") from None
 
 
 def _config(connection: Connection) -> Config:

@@ -8,6 +8,7 @@ from urllib.parse import parse_qsl, unquote
 
 import redis
 
+from models.errors import shown
 from services.errors import InvalidValueError
 
 SENTINEL_PORT = 26379
@@ -146,7 +147,7 @@ def _check_names(query: str, *, of_sentinels: bool) -> None:
         elif name.startswith("retry"):
             raise InvalidValueError(f"leave out {name}: a command that is sent again may be carried out twice")
         elif name not in _OPTIONS and not re.fullmatch(r"ssl_\w+", name):
-            raise _wrong(f"its option {name!r} is not known here")
+            raise _wrong(f"its option {shown(name)} is not known here")
 
 
 def _wrong(problem: str) -> InvalidValueError:

@@ -12,10 +12,14 @@ from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
 
+from models.errors import shown
 from services.errors import InvalidValueError
 
 #: Further than any time zone's clocks are ever put back.
 _WIDEST_CHANGE_OF_CLOCKS = timedelta(hours=3)
+
+#: In characters: with every minute of the hour written out, and every day, a line is shorter.
+_LONGEST_LINE = 1_000
 
 _NAMED = {
     "@yearly": "0 0 1 1 *",
@@ -48,7 +52,7 @@ class Every(Schedule):
 
     def __post_init__(self) -> None:
         if not isinstance(self.seconds, int) or self.seconds < 1:
-            raise InvalidValueError(f"every {self.seconds!r} seconds: it must be a whole number of at least 1")
+            raise InvalidValueError(f"every {shown(self.seconds)} seconds: it must be a whole number of at least 1")
 
     def slot_at(self, instant: datetime) -> datetime:
         """Return the latest multiple of the interval."""
@@ -77,17 +81,19 @@ class Cron(Schedule):
         try:
             zone = ZoneInfo(self.tz)
         except (KeyError, ValueError, OSError):
-            raise InvalidValueError(f"{self.tz!r} is not a time zone; give a name such as Europe/Paris") from None
-        if len(self._fields.split()) != 5:  # noqa: PLR2004 - minute, hour, day, month, weekday
+            raise InvalidValueError(f"{shown(self.tz)} is not a time zone; give a name such as Europe/Paris") from None
+        # Minute, hour, day, month, weekday.
+        if len(self._fields.split()) != 5 or len(self._fields) > _LONGEST_LINE:  # noqa: PLR2004
             raise InvalidValueError(
-                f"{self.expression!r} is not a cron line; give five fields such as */5 * * * *, or a name like @hourly"
+                f"{shown(self.expression)} is not a cron line; give five fields such as */5 * * * *, or a name like "
+                "@hourly"
             )
         try:
             next(CronSim(self._fields, datetime.now(zone)))
         except CronSimError as error:
-            raise InvalidValueError(f"{self.expression!r} is not a cron line: {error}; see crontab(5)") from None
+            raise InvalidValueError(f"{shown(self.expression)} is not a cron line: {error}; see crontab(5)") from None
         except StopIteration:
-            raise InvalidValueError(f"{self.expression!r} never comes; give a date that exists") from None
+            raise InvalidValueError(f"{shown(self.expression)} never comes; give a date that exists") from None
 
     @classmethod
     def parse(cls, line: str) -> Self:

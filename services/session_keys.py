@@ -2,6 +2,7 @@
 
 import re
 
+from models.errors import shown
 from services.errors import InvalidValueError
 
 #: Characters that people put into a number to make it readable.
@@ -21,7 +22,9 @@ def canonical_session_key(*, owner_id: str, channel: str, from_number: str, to_n
     parts = {"owner_id": owner_id, "channel": channel, "from_number": from_number, "to_number": to_number}
     for name, part in parts.items():
         if not isinstance(part, str) or not part.strip():
-            raise InvalidValueError(f"{name}: {part!r} cannot be part of a session key; give a text that is not empty")
+            raise InvalidValueError(
+                f"{name}: {shown(part)} cannot be part of a session key; give a text that is not empty"
+            )
     first, second = sorted((_canonical_number(from_number), _canonical_number(to_number)))
     return ":".join(_escaped(part) for part in (owner_id.strip(), channel.strip().lower(), first, second))
 

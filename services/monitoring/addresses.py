@@ -35,12 +35,12 @@ def base_url(role: Role, environment: Mapping[str, str] = os.environ) -> str:
 
 def _noted(role: Role, environment: Mapping[str, str]) -> str | None:
     """Return where an ``adjourn run`` says that it is; None when there is none, or when it was killed."""
-    path = Path(environment.get("ADJOURN_DATA_DIR") or ".adjourn").expanduser() / ENDPOINTS_FILE
+    directory = Path(environment.get("ADJOURN_DATA_DIR") or ".adjourn")
     try:
-        told = json.loads(path.read_bytes())
+        told = json.loads((directory.expanduser() / ENDPOINTS_FILE).read_bytes())
         noted = told[role.value]
         with suppress(PermissionError):  # another user's is there, too
             os.kill(told["pid"], 0)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RuntimeError):  # the last: ~ of nobody, too nested
         return None
     return noted if isinstance(noted, str) else None

@@ -13,6 +13,7 @@ from datetime import datetime
 
 import redis
 
+from models.errors import shown
 from services.cluster.state import Asked, Status, Trigger
 from services.cluster.status import read_status
 from services.errors import InvalidValueError
@@ -70,7 +71,7 @@ def find_task(name: str) -> Task:
     try:
         return names[name]
     except KeyError:
-        raise InvalidValueError(f"{name!r} is no task; give one of {', '.join(names)}") from None
+        raise InvalidValueError(f"{shown(name)} is no task; give one of {', '.join(names)}") from None
 
 
 def who_asks() -> str:

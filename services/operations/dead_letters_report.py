@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 
 import redis
 
+from services.arguments import require_text
 from services.errors import InvalidValueError
 from services.operations.asking import asking
 from services.operations.dead_letters import (
@@ -109,6 +110,8 @@ def _act(act: Act, word: str, wanted: Sequence[str], *, queue: str | None) -> It
 
 @contextmanager
 def _asking(queue: str | None) -> Iterator[tuple[redis.Redis, Sequence[str]]]:
+    if queue is not None:
+        require_text("--queue", queue)
     with asking(load_settings()) as client:
         yield client, queues_with_letters(client) if queue is None else [queue]
 

@@ -11,12 +11,13 @@ import tempfile
 import zlib
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import BinaryIO
 
+from models.columns import EARLIEST_NOW
 from services.arguments import require_session_key, require_text
 from services.errors import HistoryError, InvalidValueError
 
@@ -24,7 +25,8 @@ from services.errors import HistoryError, InvalidValueError
 STANDARD_INPUT = Path("-")
 #: The longest line that is taken for one: a file without line ends is something else, and is not read whole to tell.
 LONGEST_LINE = 1_048_576
-#: Times from this year on are refused: they leave no room for the longest timeouts.
+#: Times from this year on are refused: they leave no room for the longest timeouts. Those before ``EARLIEST_NOW`` are,
+#: too: services take none.
 FIRST_YEAR_REFUSED = 9_000
 
 _NEEDED = ("at", "session_key")
@@ -57,6 +59,8 @@ class Message:
     owner: str | None
     #: None when the history does not say.
     direction: Direction | None
+    #: Where it stands in the file.
+    line: int = field(default=0, compare=False)
 
     @property
     def may_be_from_customer(self) -> bool:
@@ -70,15 +74,27 @@ def replayable(path: Path) -> Iterator[Path]:
 
     The copy is removed afterwards. Raises HistoryError when there is nothing to read.
     """
-    if path != STANDARD_INPUT and (path.is_file() or path.is_dir() or not path.exists()):
+    if path == STANDARD_INPUT and sys.stdin is None:
+        raise HistoryError("standard input is closed; give a CSV file, or open it")
+    try:
+        is_to_be_copied = path == STANDARD_INPUT or (path.exists() and not (path.is_file() or path.is_dir()))
+    except OSError as error:
+        raise HistoryError(f"{shown_path(path)}: cannot be read: {error.strerror}; give a CSV file") from None
+    if not is_to_be_copied:
         yield path
         return
     with tempfile.TemporaryDirectory(prefix="adjourn-history-") as directory:
         try:
             copy = _copy_stream(path, Path(directory))
         except OSError as error:
-            raise HistoryError(f"{path}: cannot be read: {error.strerror}") from None
+            raise HistoryError(f"{shown_path(path)}: cannot be read: {error.strerror}") from None
         yield copy
+
+
+def shown_path(path: Path) -> str:
+    """Return the name of a file fit to be shown: one may have a line end in it, or bytes that are not UTF-8."""
+    name = str(path)
+    return name if name.isprintable() else repr(name)
 
 
 def read_history(path: Path, *, progress: Progress | None = None) -> Generator[Message]:
@@ -90,15 +106,17 @@ def read_history(path: Path, *, progress: Progress | None = None) -> Generator[M
     Raises HistoryError for anything that is not right, in one line that names the file, the line, the column and the
     value, and says what would be right.
     """
+    name = shown_path(path)
     try:
         with _opened(path) as (stream, position):
-            yield from _messages(path, _text_lines(path, stream, lambda: progress and progress(position())))
+            lines = _text_lines(name, stream, lambda: progress and progress(position()))
+            yield from _messages(name, lines)
     except gzip.BadGzipFile:
-        raise HistoryError(f"{path}: it is not gzip, or is damaged; a plain CSV needs a name without .gz") from None
+        raise HistoryError(f"{name}: it is not gzip, or is damaged; a plain CSV needs a name without .gz") from None
     except (EOFError, zlib.error) as error:
-        raise HistoryError(f"{path}: the gzip data is cut short or damaged ({error}); fetch the file again") from None
+        raise HistoryError(f"{name}: the gzip data is cut short or damaged ({error}); fetch the file again") from None
     except OSError as error:
-        raise HistoryError(f"{path}: cannot be read: {error.strerror}; give a CSV file") from None
+        raise HistoryError(f"{name}: cannot be read: {error.strerror}; give a CSV file") from None
     if progress:
         progress(1)
 
@@ -126,13 +144,13 @@ def _opened(path: Path) -> Iterator[tuple[io.BufferedIOBase, Callable[[], float]
             yield file, lambda: file.tell() / size
 
 
-def _text_lines(path: Path, stream: io.BufferedIOBase | BinaryIO, tell: Callable[[], object]) -> Iterator[str]:
+def _text_lines(name: str, stream: io.BufferedIOBase | BinaryIO, tell: Callable[[], object]) -> Iterator[str]:
     number = 0
     while line := stream.readline(LONGEST_LINE + 1):
         number += 1
         if number % _PROGRESS_EVERY == 0:
             tell()
-        where = f"{path}, line {number}"
+        where = f"{name}, line {number}"
         if b"\0" in line:
             raise HistoryError(f"{where}: it has a NUL byte, so this is not a CSV file; give one in UTF-8")
         if len(line) > LONGEST_LINE:
@@ -140,27 +158,27 @@ def _text_lines(path: Path, stream: io.BufferedIOBase | BinaryIO, tell: Callable
         try:
             yield line.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:
-            wrong = line[error.start]
+            wrong = error.object[error.start]  # of a first line, that is without its byte order mark
             raise HistoryError(f"{where}: byte 0x{wrong:02x} is not UTF-8 text; give a CSV file in UTF-8") from None
 
 
-def _messages(path: Path, lines: Iterator[str]) -> Iterator[Message]:
+def _messages(name: str, lines: Iterator[str]) -> Iterator[Message]:
     rows = csv.reader(lines, strict=True)
-    written = _written_rows(path, rows)
+    written = _written_rows(name, rows)
     names = next(written, None)
     if names is None:
-        raise HistoryError(f"{path}: it is empty; give a CSV file with a header: {','.join(_KNOWN)}")
-    columns = _known_columns(f"{path}, line {rows.line_num}", names)
+        raise HistoryError(f"{name}: it is empty; give a CSV file with a header: {','.join(_KNOWN)}")
+    columns = _known_columns(f"{name}, line {rows.line_num}", names)
     width = len(names)
     previous: Message | None = None
     for row in written:
-        where = f"{path}, line {rows.line_num}"
+        where = f"{name}, line {rows.line_num}"
         if len(row) != width:
             raise HistoryError(
                 f"{where}: {len(row)} fields where the header has {width}; give each row as many, with "
                 "quotes around a field that has a comma"
             )
-        message = _message(where, {name: row[place] for name, place in columns.items()})
+        message = _message(where, {column: row[place] for column, place in columns.items()}, rows.line_num)
         if previous is not None and message.at < previous.at:
             raise HistoryError(
                 f"{where}, column at: {_instant(message.at)} is before {_instant(previous.at)} of the row above; "
@@ -169,15 +187,15 @@ def _messages(path: Path, lines: Iterator[str]) -> Iterator[Message]:
         previous = message
         yield message
     if previous is None:
-        raise HistoryError(f"{path}: it has a header and no messages; give it at least one row")
+        raise HistoryError(f"{name}: it has a header and no messages; give it at least one row")
 
 
-def _written_rows(path: Path, rows: "_csv.Reader") -> Iterator[list[str]]:
+def _written_rows(name: str, rows: "_csv.Reader") -> Iterator[list[str]]:
     """Yield the rows that are not blank lines."""
     try:
         yield from (row for row in rows if row)
     except csv.Error as error:
-        raise HistoryError(f"{path}, line {rows.line_num}: it is not CSV: {error}; mend the line") from None
+        raise HistoryError(f"{name}, line {rows.line_num}: it is not CSV: {error}; mend the line") from None
 
 
 def _known_columns(where: str, names: list[str]) -> dict[str, int]:
@@ -194,7 +212,7 @@ def _known_columns(where: str, names: list[str]) -> dict[str, int]:
     return {name: folded.index(name) for name in _KNOWN if name in folded}
 
 
-def _message(where: str, fields: dict[str, str]) -> Message:
+def _message(where: str, fields: dict[str, str], line: int) -> Message:
     key = fields["session_key"]
     if not key.strip():
         raise HistoryError(f"{where}, column session_key: {_shown(key)} is empty; give each message its session key")
@@ -209,6 +227,7 @@ def _message(where: str, fields: dict[str, str]) -> Message:
         session_key=key,
         owner=owner,
         direction=_parse_direction(where, fields.get("direction", "")),
+        line=line,
     )
 
 
@@ -224,8 +243,8 @@ def _parse_instant(where: str, value: str) -> datetime:
         at = at.astimezone(UTC)
     except OverflowError:
         at = datetime.max.replace(tzinfo=UTC)
-    if at.year >= FIRST_YEAR_REFUSED:
-        raise HistoryError(f"{where}, column at: {_shown(value)} is out of range; {right}")
+    if at < EARLIEST_NOW or at.year >= FIRST_YEAR_REFUSED:
+        raise HistoryError(f"{where}, column at: {_shown(value)} is out of range; give a time from 0001-01-02 to 8999")
     return at
 
 

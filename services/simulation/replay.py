@@ -27,9 +27,9 @@ from services import migrations
 from services.conversations import Activity, open_or_resume_conversation
 from services.database import open_session, reading
 from services.database_url import parse_database_url
-from services.errors import InvalidValueError
+from services.errors import HistoryError, InvalidValueError
 from services.simulation.databases import own_database, sqlite_engine, temporary_databases
-from services.simulation.history import Message, Progress, read_history
+from services.simulation.history import Message, Progress, read_history, shown_path
 from services.simulation.outcomes import CUT_SHORT_WITHIN, CutShort, Distribution, EndedConversation, Outcome
 from services.simulation.tally import Tally
 from services.sweeps import process_expired_conversations, process_idle_conversations
@@ -213,24 +213,28 @@ def _replay(script: _Script, engine: Engine, *, progress: Progress | None) -> _T
                 sweeps.catch_up(message.at, until=tally.latest_deadline)
             elif number % MESSAGES_A_COMMIT == 0:
                 session.commit()
-            tally.add(message, _take(session, message, script.timeouts))
+            tally.add(message, _take(session, message, script))
         session.commit()
     if tally.latest_deadline is not None:
         sweeps.catch_up(tally.latest_deadline + script.sweep_interval, until=tally.latest_deadline)
     return _Told(tally.sizes, tally.cut_short)
 
 
-def _take(session: Session, message: Message, timeouts: Timeouts) -> Activity:
-    return open_or_resume_conversation(
-        session,
-        owner_id=message.owner or _OWNER,
-        channel=_CHANNEL,
-        from_number=_FROM_NUMBER,
-        to_number=_TO_NUMBER,
-        session_key=message.session_key,
-        now=message.at,
-        timeouts=timeouts,
-    )
+def _take(session: Session, message: Message, script: _Script) -> Activity:
+    try:
+        return open_or_resume_conversation(
+            session,
+            owner_id=message.owner or _OWNER,
+            channel=_CHANNEL,
+            from_number=_FROM_NUMBER,
+            to_number=_TO_NUMBER,
+            session_key=message.session_key,
+            now=message.at,
+            timeouts=script.timeouts,
+        )
+    except InvalidValueError as error:
+        # What no row says by itself: the key is another owner's.
+        raise HistoryError(f"{shown_path(script.history)}, line {message.line}, column {error}") from None
 
 
 class _Sweeps:
