@@ -20,6 +20,18 @@ RUN pip --python /opt/adjourn/bin/python install --no-deps --no-build-isolation 
  && pip --python /opt/adjourn/bin/python uninstall --yes editables hatchling pathspec pluggy tomlkit trove-classifiers \
  && pip --python /opt/adjourn/bin/python check
 
+# What the image consists of, told from what is installed: names, versions, licences, who needs whom.
+FROM ${BASE} AS sbom
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
+WORKDIR /build
+COPY requirements/audit.txt requirements/
+RUN python -m venv /opt/audit \
+ && /opt/audit/bin/pip install --require-hashes --only-binary :all: -r requirements/audit.txt
+COPY pyproject.toml ./
+COPY --from=builder /opt/adjourn /opt/adjourn
+RUN /opt/audit/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+        --output-file sbom.cdx.json /opt/adjourn/bin/python
+
 FROM ${BASE}
 # The official image has no bytecode of the standard library, and nothing is written at run time: without this, every
 # command, each health check too, would compile what it imports of it.
@@ -28,11 +40,14 @@ RUN python -m compileall -q -x '/(ensurepip|idlelib|site-packages|dist-packages|
  && groupadd --gid 10001 adjourn \
  && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin adjourn
 COPY --from=builder /opt/adjourn /opt/adjourn
+COPY --from=sbom /build/sbom.cdx.json /usr/share/doc/adjourn/
 # The root file system may be read-only: bytecode is compiled above, and what processes write goes to /tmp (metrics, and
 # whatever asks for a temporary file). Lines of the log are seen when they are written, also those before a crash.
 ENV PATH=/opt/adjourn/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
+# The loopback of a container is its own: Prometheus and probes come from outside. Who else may come is up to the network.
+ENV dramatiq_prom_host=0.0.0.0
 ARG VERSION=0.1.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="Adjourn" \

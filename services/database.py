@@ -24,6 +24,7 @@ from sqlmodel import Session
 
 from models.columns import UtcDateTime
 from services.database_url import PREPARED_STATEMENTS, parse_database_url, shown_url
+from services.distrust import UNTRUSTED, reason_of_distrust
 from services.errors import DatabaseNotMigratedError, DatabaseUnavailableError, first_line
 
 #: How long a statement on SQLite waits for the one writer before it fails, in seconds.
@@ -68,6 +69,7 @@ def create_database_engine(url: URL | str, **options: Any) -> Engine:
         **options,
     )
     event.listen(engine, "handle_error", _leave_out_details)
+    event.listen(engine, "handle_error", _say_why_untrusted)
     return engine
 
 
@@ -147,6 +149,17 @@ def _leave_out_details(context: ExceptionContext) -> None:
     for error in (context.original_exception, context.sqlalchemy_exception):
         if error is not None:
             error.args = tuple(_DETAIL.sub("", said) if isinstance(said, str) else said for said in error.args)
+
+
+def _say_why_untrusted(context: ExceptionContext) -> None:
+    if context.engine is not None and context.connection is None and UNTRUSTED in str(context.original_exception):
+        reason = reason_of_distrust(context.engine.url, timeout=CONNECT_TIMEOUT)
+        for error in (context.original_exception, context.sqlalchemy_exception):
+            if error is not None and reason is not None:
+                told = f"{UNTRUSTED}: {reason}"
+                error.args = tuple(
+                    said.replace(UNTRUSTED, told) if isinstance(said, str) else said for said in error.args
+                )
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _record: Any) -> None:

@@ -5,15 +5,19 @@ SQLAlchemy is imported when a database is asked for: commands that ask Redis onl
 
 # ruff: noqa: PLC0415 - see above
 
+import re
 from collections.abc import Mapping
 from datetime import timedelta
 from functools import cached_property
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from models.errors import shown
+from services.arguments import require_path
 from services.errors import InvalidValueError, SettingsError
 from services.redis_url import parse_redis_url
 from services.schedules import Cron, Every, Schedule
@@ -35,6 +39,8 @@ LONGEST_LEASE = timedelta(minutes=10)
 MOST_DRAIN_WORKERS = 100
 #: What begins like this is meant for us. DATABASE_HOST or LOG_FILE may be another program's.
 _OURS = ("BACKGROUND_TASK_", "ADJOURN_", "DATABASE_PREPARE")
+#: The name of a host. One that ends in a number is meant for an IPv4 address.
+_HOST = re.compile(r"(?!.*(^|\.)[0-9]+$)[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
 #: How the variables and fields of a task begin.
 _FIELDS = {Task.IDLE: "idle", Task.EXPIRED: "expired"}
 
@@ -80,8 +86,9 @@ class Settings(BaseSettings):
     catchup_window: Duration = Field(default=timedelta(hours=1), alias="BACKGROUND_TASK_CATCHUP_WINDOW")
     #: Where a scheduler serves its metrics and health; 0 is any port that is free.
     scheduler_metrics_port: int = Field(default=9192, ge=0, le=65_535, alias="BACKGROUND_TASK_SCHEDULER_METRICS_PORT")
-    #: Where workers and schedulers serve theirs, and the port of the workers'. Both names are dramatiq's.
-    metrics_host: str = Field(default="0.0.0.0", alias="dramatiq_prom_host")  # noqa: S104 - Prometheus is elsewhere
+    #: The address at which workers and schedulers serve theirs, without a password: so this machine only, unless told
+    #: otherwise. And the port of the workers'. Both names are dramatiq's.
+    metrics_host: str = Field(default="127.0.0.1", alias="dramatiq_prom_host")
     worker_metrics_port: int = Field(default=9191, ge=0, le=65_535, alias="dramatiq_prom_port")
 
     idle_enabled: bool = Field(default=True, alias="BACKGROUND_TASK_IDLE_ENABLED")
@@ -119,6 +126,29 @@ class Settings(BaseSettings):
     def _known_broker(cls, value: str | None) -> str | None:
         if value is not None:
             parse_redis_url(value)
+        return value
+
+    @field_validator("metrics_host")
+    @classmethod
+    def _known_address(cls, value: str) -> str:
+        if not _HOST.fullmatch(value):
+            try:
+                ip_address(value)
+            except ValueError:
+                raise InvalidValueError(
+                    "it is no address to listen on; write 127.0.0.1 or ::1 (this machine only), 0.0.0.0 or :: (all of "
+                    "its addresses), or one of them, without a port"
+                ) from None
+        return value
+
+    @field_validator("data_dir", mode="before")
+    @classmethod
+    def _possible_directory(cls, value: Any) -> Any:
+        require_path(str(value))
+        try:
+            Path(value).expanduser()
+        except RuntimeError:
+            raise InvalidValueError("nobody has the home directory that it begins with; write it out") from None
         return value
 
     @field_validator("idle_schedule", "expired_schedule")
@@ -233,6 +263,8 @@ def _one_line(problem: dict[str, Any]) -> str:
     reason = problem["ctx"].get("error", problem["msg"]) if "ctx" in problem else problem["msg"]
     if problem["type"].startswith("bool"):
         reason = "it is neither true nor false; write true or false"
+    if problem["type"] == "string_unicode":
+        reason = "it is not UTF-8; write it in UTF-8"
     # A URL may carry a password.
-    value = "" if variable.endswith("_URL") else f"={problem['input']!r}"
+    value = "" if variable.endswith("_URL") else f"={shown(problem['input'])}"
     return f"{variable}{value}: {reason}"

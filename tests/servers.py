@@ -17,6 +17,8 @@ from tests.support import free_port, wait_for
 
 #: The type of the first record of a TLS connection.
 _HANDSHAKE = b"\x16"
+#: With this a client of PostgreSQL asks for TLS, before all else, and with that it gets it.
+_SSL_REQUEST, _SSL_GRANTED = b"\x00\x00\x00\x08\x04\xd2\x16\x2f", b"S"
 
 
 class RedisServer:
@@ -118,12 +120,13 @@ def sentinel_of(
 
 
 class Relay:
-    """A port of the loopback that passes everything on to another, and may lose answers.
+    """A port of the loopback that passes everything on to another, or to a Unix socket, and may lose answers.
 
-    With ``tls``, a client that begins with a TLS handshake gets one; ``encrypted`` counts them.
+    With ``tls``, a client that begins with a TLS handshake, or asks for one as those of PostgreSQL do, gets one;
+    ``encrypted`` counts them.
     """
 
-    def __init__(self, upstream: int, *, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, upstream: int | Path, *, tls: ssl.SSLContext | None = None) -> None:
         self._upstream = upstream
         self._tls = tls
         self._server = socket.create_server(("127.0.0.1", 0))
@@ -161,10 +164,10 @@ class Relay:
         with ExitStack() as sockets, suppress(OSError):
             sockets.enter_context(plain)
             client = plain
-            if self._tls is not None and plain.recv(1, socket.MSG_PEEK) == _HANDSHAKE:
+            if self._tls is not None and _wants_tls(plain):
                 client = sockets.enter_context(self._tls.wrap_socket(plain, server_side=True))
                 self.encrypted += 1
-            upstream = sockets.enter_context(socket.create_connection(("127.0.0.1", self._upstream)))
+            upstream = sockets.enter_context(self._connect())
             ready = sockets.enter_context(selectors.DefaultSelector())
             ready.register(client, selectors.EVENT_READ, upstream)
             ready.register(upstream, selectors.EVENT_READ, client)
@@ -184,10 +187,24 @@ class Relay:
                     if number > self._silent_up_to:
                         key.data.sendall(received)
 
+    def _connect(self) -> socket.socket:
+        if isinstance(self._upstream, int):
+            return socket.create_connection(("127.0.0.1", self._upstream))
+        connection = socket.socket(socket.AF_UNIX)
+        connection.connect(str(self._upstream))
+        return connection
+
+
+def _wants_tls(client: socket.socket) -> bool:
+    if client.recv(len(_SSL_REQUEST), socket.MSG_PEEK) == _SSL_REQUEST:
+        client.recv(len(_SSL_REQUEST))
+        client.sendall(_SSL_GRANTED)
+    return client.recv(1, socket.MSG_PEEK) == _HANDSHAKE
+
 
 @contextmanager
-def relay_to(upstream: int, *, tls: ssl.SSLContext | None = None) -> Iterator[Relay]:
-    """Open a relay to a port of the loopback, with ``tls`` towards its clients."""
+def relay_to(upstream: int | Path, *, tls: ssl.SSLContext | None = None) -> Iterator[Relay]:
+    """Open a relay to a port of the loopback or to a Unix socket, with ``tls`` towards its clients."""
     relay = Relay(upstream, tls=tls)
     try:
         yield relay

@@ -169,11 +169,11 @@ def prepare_database(settings: Settings) -> None:
 
 
 def _endpoints_environment(directory: Path, settings: Settings) -> dict[str, str]:
-    """Return where the two tell how they are: on this machine only, unless told otherwise, on ports that are free."""
+    """Return where the two tell how they are: on ports that are free, unless told which."""
     ports = {WORKER_PORT: settings.worker_metrics_port, SCHEDULER_PORT: settings.scheduler_metrics_port}
     return {
         RUNS_VARIABLE: os.environ.get(RUNS_VARIABLE) or str(directory / "runs"),
-        HOST: os.environ.get(HOST) or "127.0.0.1",
+        HOST: settings.metrics_host,
         # One that was asked for is waited for; else another will do.
         **{name: str(port if port and os.environ.get(name) else _free_port(port)) for name, port in ports.items()},
     }

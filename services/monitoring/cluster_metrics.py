@@ -1,7 +1,10 @@
 """What Redis knows of the whole cluster, as metrics: each endpoint, a worker's or a scheduler's, tells the same."""
 
+import math
+import time
 from collections.abc import Iterator, Mapping
 from datetime import datetime
+from threading import Lock
 
 import redis
 from prometheus_client import Metric
@@ -15,10 +18,18 @@ from services.tasks import Task
 
 
 class ClusterCollector(Collector):
-    """Asks Redis when it is scraped. What Redis does not know, or does not say, is left out rather than made up."""
+    """Asks Redis when it is scraped. What Redis does not know, or does not say, is left out rather than made up.
+
+    Scrapes that come together share an answer, which Redis has begun after all of them had come: any number takes one
+    connection, and where Redis does not answer no longer than two.
+    """
 
     def __init__(self, client: redis.Redis) -> None:
         self._client = client
+        self._turn = Lock()
+        self._status: Status | None = None
+        #: When it was asked for, on the monotonic clock, in seconds.
+        self._asked_at = -math.inf
 
     def describe(self) -> list[Metric]:
         """Return nothing, so that to register it asks nobody."""
@@ -26,10 +37,7 @@ class ClusterCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics of this moment."""
-        try:
-            status = read_status(client=self._client)
-        except redis.RedisError:
-            status = None
+        status = self._read()
         yield _gauge("background_redis_up", "Whether Redis answered this scrape.", status is not None)
         if status is not None:
             yield from _of_processes(status)
@@ -37,6 +45,18 @@ class ClusterCollector(Collector):
             yield from _of_queues(status.queues)
         if status is not None and status.backlog is not None:
             yield from _of_backlog(status.backlog)
+
+    def _read(self) -> Status | None:
+        """Return what Redis says, asked no earlier than this was called; None when it does not answer."""
+        called_at = time.monotonic()
+        with self._turn:
+            if self._asked_at < called_at:
+                self._asked_at = time.monotonic()
+                try:
+                    self._status = read_status(client=self._client)
+                except redis.RedisError:
+                    self._status = None
+            return self._status
 
 
 def _of_processes(status: Status) -> Iterator[Metric]:
@@ -82,6 +102,12 @@ def _of_backlog(backlog: Backlog) -> Iterator[Metric]:
     )
     if backlog.active is not None:
         yield _gauge("active_conversations", "Conversations that go on; an estimate above a million.", backlog.active)
+    if backlog.set_aside is not None:
+        yield _gauge(
+            "conversations_set_aside",
+            "Conversations that are due and set aside, because the database refuses their end.",
+            backlog.set_aside,
+        )
     yield _by_task(
         "conversations_due",
         "Conversations that the task would end; a million means a million or more.",

@@ -88,6 +88,17 @@ def test_the_image_holds_no_secret_and_says_what_it_is(stack: Stack) -> None:
     }
 
 
+def test_the_image_tells_what_it_consists_of(stack: Stack) -> None:
+    worker = stack.containers("worker")[0]
+    bill = json.loads(stack.run_in(worker, "cat", "/usr/share/doc/adjourn/sbom.cdx.json"))
+    listed = "import importlib.metadata as m; print(*(f'{d.name}=={d.version}' for d in m.distributions()))"
+    installed = stack.run_in(worker, "/opt/adjourn/bin/python", "-c", listed).split()
+
+    assert (bill["bomFormat"], bill["metadata"]["component"]["name"]) == ("CycloneDX", "adjourn")
+    told = [bill["metadata"]["component"], *bill["components"]]
+    assert sorted(f"{one['name']}=={one['version']}" for one in told) == sorted(installed)
+
+
 def test_ports_are_open_to_this_machine_only(stack: Stack) -> None:
     published = {}
     for service in ("redis", "postgres", "worker", "scheduler", "prometheus", "grafana"):

@@ -76,13 +76,15 @@ def test_runs_pauses_queues_and_letters_are_told(client: redis.Redis) -> None:
 
 def test_the_backlog_is_told_as_it_was_measured_and_what_could_not_be_is_left_out(client: redis.Redis) -> None:
     due = TaskBacklog(due=3, due_is_capped=False, oldest_due=timedelta(seconds=4.5))
-    measured = Backlog(NOON, active=7, active_is_estimate=False, tasks={Task.IDLE: due, Task.EXPIRED: UNKNOWN})
+    tasks = {Task.IDLE: due, Task.EXPIRED: UNKNOWN}
+    measured = Backlog(NOON, active=7, active_is_estimate=False, tasks=tasks, set_aside=2)
     BacklogRecord(client).write(measured)
 
     values = told(client)
 
     assert values["background_backlog_measured_timestamp_seconds"] == NOON.timestamp()
     assert values["active_conversations"] == 7
+    assert values["conversations_set_aside"] == 2
     assert values["conversations_due idle_conversations"] == 3
     assert values["conversations_oldest_due_seconds idle_conversations"] == 4.5
     assert not [name for name in values if name.startswith("conversations_") and "expired" in name]

@@ -48,6 +48,8 @@ def broker_of(url: str, stopping: Stopping, *middleware: Middleware) -> Iterator
 
 
 def send(broker: FrugalBroker, *names: str) -> None:
+    if "one" not in broker.actors:
+        dramatiq.actor(broker=broker, actor_name="one", queue_name=QUEUE)(lambda _name: None)
     for name in names:
         broker.enqueue(dramatiq.Message(queue_name=QUEUE, actor_name="one", args=(name,), kwargs={}, options={}))
 
@@ -113,7 +115,7 @@ def test_a_message_that_a_thread_took_too_late_is_not_started_but_handed_back(re
 def test_a_message_that_is_done_while_redis_is_away_is_said_to_be_when_it_is_back(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("actors.pickup.SETTLE_INTERVAL", 0.05)
+    monkeypatch.setattr("actors.settling.SETTLE_INTERVAL", 0.05)
     with (
         redis_server_with(tmp_path, "--appendonly", "yes", "--appendfsync", "always") as server,
         broker_of(server.url, Stopping()) as broker,

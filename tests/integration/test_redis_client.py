@@ -1,7 +1,6 @@
 """How Redis is addressed, on real servers: TCP, TLS, a Unix socket, sentinels; and whether it is safe for claims."""
 
 import socket
-import ssl
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import quote
@@ -12,6 +11,7 @@ import trustme
 
 from services.errors import RedisUnavailableError
 from services.redis_client import check_redis, connect, unsafe_for_claims, what_is_unsafe
+from tests.certificates import tls_of
 from tests.servers import RedisServer, Relay, redis_server_with, relay_to, sentinel_of
 from tests.support import free_port, wait_for
 
@@ -237,13 +237,6 @@ def authority_file(authority: trustme.CA, tmp_path_factory: pytest.TempPathFacto
     return path
 
 
-def tls_of(authority: trustme.CA, name: str) -> ssl.SSLContext:
-    """Return what a server of this name speaks TLS with."""
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    authority.issue_cert(name).configure_cert(context)
-    return context
-
-
 @pytest.fixture
 def encrypted(open_server: RedisServer, authority: trustme.CA) -> Iterator[Relay]:
     """TLS before `open_server`, with a certificate for 127.0.0.1."""
@@ -269,6 +262,16 @@ def test_a_certificate_of_an_unknown_authority_is_refused(encrypted: Relay, tmp_
     assert refusal(f"{url}?ssl_ca_certs={missing}").endswith(
         f"there is no file {missing}, which its ssl_ca_certs names"
     )
+
+
+def test_a_certificate_that_has_expired_is_refused(
+    open_server: RedisServer, authority: trustme.CA, authority_file: Path
+) -> None:
+    with relay_to(open_server.port, tls=tls_of(authority, "127.0.0.1", is_expired=True)) as relay:
+        url = f"rediss://127.0.0.1:{relay.port}?ssl_ca_certs={authority_file}"
+
+        assert "certificate verify failed: certificate has expired" in refusal(url)
+        assert relay.encrypted == 0
 
 
 def test_a_certificate_for_another_host_is_refused_unless_the_url_says_that_it_does_not_matter(

@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 from services.due import BATCH_TIMEOUT
 from services.health import HealthReport, HealthStatus, Role
 from services.monitoring.endpoint import Endpoint
-from services.settings import Settings
+from services.settings import Settings, load_settings
 from tests.deployments.compose_file import OURS, interpolated, on_the_host, read_compose, started_by_compose
 from tests.deployments.manifests import container_of, kustomization, pod_templates, started_by_kubernetes, the
 from tests.deployments.started import PROJECT, Started, known_variables, parse_command, variables_of_settings
@@ -136,6 +136,22 @@ def test_ports_are_the_defaults_of_the_settings() -> None:
     assert sorted(re.findall(r"^EXPOSE (.+)$", DOCKERFILE, flags=re.MULTILINE)[0].split()) == sorted(
         map(str, PORTS.values())
     )
+
+
+def test_containers_listen_on_more_than_their_own_loopback() -> None:
+    (host,) = re.findall(r"^ENV dramatiq_prom_host=(.+)$", DOCKERFILE, flags=re.MULTILINE)
+    assert load_settings(dramatiq_prom_host=host).metrics_host == "0.0.0.0"
+    for started in STARTED:
+        assert "dramatiq_prom_host" not in started.variables, "probes and Prometheus come from outside"
+
+
+def test_no_port_of_ours_is_published() -> None:
+    for name in OURS:
+        assert "ports" not in COMPOSE["services"][name]
+        assert COMPOSE["services"][name].get("network_mode") is None
+    for _, pod in pod_templates():
+        assert "hostNetwork" not in pod["spec"]
+        assert all("hostPort" not in port for port in container_of(pod).get("ports", ()))
 
 
 def test_all_that_is_asked_for_is_served() -> None:

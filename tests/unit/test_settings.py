@@ -63,7 +63,11 @@ def test_an_empty_environment_gives_the_defaults() -> None:
     assert settings.lease_timeout == timedelta(seconds=15)
     assert settings.renew_interval == timedelta(seconds=5)
     assert settings.catchup_window == timedelta(hours=1)
-    assert settings.scheduler_metrics_port == 9192
+    assert (settings.metrics_host, settings.worker_metrics_port, settings.scheduler_metrics_port) == (
+        "127.0.0.1",
+        9191,
+        9192,
+    )
     assert settings.timeouts == Timeouts(idle=timedelta(minutes=30), expiry=timedelta(hours=24))
     for task in Task:
         assert settings.is_enabled(task)
@@ -361,3 +365,35 @@ def test_what_a_caller_gives_comes_before_the_environment(monkeypatch: pytest.Mo
     monkeypatch.setenv("BACKGROUND_TASK_BATCH_SIZE", "7")
 
     assert load_settings(BACKGROUND_TASK_BATCH_SIZE=9).batch_size == 9
+
+
+@pytest.mark.parametrize(
+    "value", ["127.0.0.1", "0.0.0.0", "10.0.0.7", "::1", "::", "fd00::7", "localhost", "metrics.example.com", "web-1"]
+)
+def test_an_endpoint_listens_at_an_address_or_the_name_of_one(value: str) -> None:
+    assert load_settings(dramatiq_prom_host=value).metrics_host == value
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "*",
+        "[::1]",
+        "127.0.0.1:9191",
+        "::1:x",
+        "http://127.0.0.1",
+        "127.0.0",
+        "256.0.0.1",
+        "1",
+        "a b",
+        "-a",
+        "a.",
+        "a\n",
+    ],
+)
+def test_an_endpoint_that_could_listen_nowhere_is_refused(value: str) -> None:
+    with pytest.raises(
+        SettingsError, match=r"^dramatiq_prom_host='.*': it is no address to listen on; write 127"
+    ) as said:
+        load_settings(dramatiq_prom_host=value)
+    assert "\n" not in str(said.value)
