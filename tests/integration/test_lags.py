@@ -47,6 +47,7 @@ def test_each_batch_is_told_with_the_lags_of_its_events(engine: Engine) -> None:
     assert sweep.count == 64
     for batch, start in zip(told, (0, 25, 50), strict=True):
         lags = sorted(recorded(engine), reverse=True)[start : start + 25]
+        assert batch.lags is not None
         assert list(batch.lags.counts) == bucketed(lags)
         assert batch.lags.total == pytest.approx(sum(lags), abs=1e-5)
 
@@ -59,6 +60,7 @@ def test_the_lag_is_from_the_deadline_that_came_first_whichever_sweep_ended_it(e
 
     (conversation,) = all_conversations(engine)
     assert conversation.deadline == NOW - timedelta(hours=47.5)
+    assert told[0].lags is not None
     assert told[0].lags.total == pytest.approx(timedelta(hours=47.5).total_seconds(), abs=5)
 
 

@@ -1,7 +1,7 @@
 """A conversation whose end the database refuses: found, set aside, tried again; the others end on time."""
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 
@@ -275,7 +275,7 @@ def test_it_is_left_out_until_its_time_and_waits_twice_as_long_each_time(engine:
 
 
 @pytest.mark.parametrize("process", [process_idle_conversations, process_expired_conversations])
-def test_neither_sweep_takes_it_meanwhile(engine: Engine, process: type[Sweep]) -> None:
+def test_neither_sweep_takes_it_meanwhile(engine: Engine, process: Callable[..., Sweep]) -> None:
     poison(engine, open_some(engine, 1))
     later = NOON + timedelta(days=2)
     sweep(engine, now=later)
