@@ -11,6 +11,7 @@ from datetime import datetime
 from sqlalchemy import NullPool
 from sqlmodel import Session
 
+from models.errors import shown
 from models.set_aside import SetAsideConversation
 from services.database import check_database, create_database_engine, current_time, open_session
 from services.errors import InvalidValueError
@@ -61,7 +62,7 @@ def _conv_id(text: str) -> uuid.UUID:
     try:
         return uuid.UUID(text)
     except ValueError:
-        raise InvalidValueError(f"{text!r} is no id of a conversation; adjourn set-aside list shows them") from None
+        raise InvalidValueError(f"{shown(text)} is no id of a conversation; adjourn set-aside list shows them") from None
 
 
 def _lines(found: Sequence[SetAsideConversation], *, total: int, now: datetime) -> Iterator[str]:

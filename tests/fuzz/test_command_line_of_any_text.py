@@ -36,6 +36,7 @@ _LOOKING = (
     ("dead-letters", "show", "{}", "--queue", "{}"),
     ("dead-letters", "requeue", "{}"),
     ("dead-letters", "drop", "{}", "{}"),
+    ("set-aside", "retry", "{}"),
     ("simulate", "{}"),
     ("simulate", "no-such-file.csv", "--idle-timeout", "{}"),
     ("simulate", "no-such-file.csv", "--expire-after", "{}"),
