@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from threading import Lock
 from typing import Any
@@ -10,10 +10,11 @@ from typing import Any
 import dramatiq
 import redis
 from dramatiq.broker import Consumer, MessageProxy
-from dramatiq.brokers.redis import RedisBroker, _RedisConsumer
-from dramatiq.errors import ConnectionClosed
+from dramatiq.brokers.redis import RedisBroker
 from dramatiq.middleware import Middleware, SkipMessage
 
+from actors.settling import WatchedConsumer
+from actors.sorting import Sorter
 from actors.stopping import Stopping
 from services.errors import first_line
 from services.logs import get_logger
@@ -21,95 +22,11 @@ from services.logs import get_logger
 #: How long an idle worker may sleep until it looks for messages again, in milliseconds. dramatiq's own second is as
 #: long as the shortest interval.
 IDLE_PAUSE_MS = 100
-#: While Redis does not answer: from one look for messages to the next, and from one try to say that a message is done
-#: to the next, in seconds. They are dramatiq's, which would not wake up from them when the worker is told to stop.
-LOOK_INTERVAL = 3.0
-SETTLE_INTERVAL = 5.0
 #: How often, at least, a process that fetches nothing shows that it lives, within the time after which it is taken for
 #: dead and its messages are run by others (dramatiq's minute).
 SIGNS = 10
 
 log = get_logger(__name__)
-
-
-class WatchedConsumer(_RedisConsumer):
-    """A consumer that leaves word with its broker of when it looked for messages.
-
-    While Redis does not answer it waits, and keeps what it holds. Once the worker is told to stop it waits for Redis no
-    more, and hands back what it took and nobody has started.
-    """
-
-    broker: "FrugalBroker"
-
-    def __next__(self) -> Any:
-        """Return the next message, or None when there is none for now."""
-        self.broker.looked_at[self.queue_name] = time.monotonic()
-        self.broker.show_life(self.queue_name)
-        try:
-            message = super().__next__()
-        except (ConnectionClosed, redis.RedisError):  # the broker has said why
-            self.broker.stopping.wait(LOOK_INTERVAL)
-            return None
-        if message is None or not self.broker.stopping.is_stopping():
-            return message
-        self._hand_back(message)
-        self.close()
-        return None
-
-    def ack(self, message: MessageProxy) -> None:
-        """Say that a message is done, or hand it back when it was not started."""
-        if message.message_id in self.broker.unstarted:
-            self._hand_back(message)
-        else:
-            self._settle("ack", message)
-
-    def nack(self, message: MessageProxy) -> None:
-        """Say that a message has failed for good."""
-        self._settle("nack", message)
-
-    def requeue(self, messages: Iterable[MessageProxy]) -> None:
-        """Hand messages back to their queue. That it cannot be done is logged, not raised: dramatiq would end."""
-        given = list(messages)
-        try:
-            super().requeue(given)
-        except redis.RedisError as error:
-            log.warning(
-                "messages not handed back: another worker runs them in a minute or two",
-                queue=self.queue_name,
-                count=len(given),
-                reason=first_line(error),
-            )
-
-    def close(self) -> None:
-        """Hand back what was fetched and nobody has seen."""
-        fetched, self.message_cache = self.message_cache, []
-        self.requeue(MessageProxy(dramatiq.Message.decode(data)) for data in fetched)
-
-    def _hand_back(self, message: MessageProxy) -> None:
-        self.requeue([message])
-        self.queued_message_ids.discard(message.message_id)
-
-    def _settle(self, command: str, message: MessageProxy) -> None:
-        try:
-            while True:
-                # Once it is told, one try is all.
-                is_last = self.broker.stopping.is_stopping()
-                try:
-                    self.broker.settle(command, self.queue_name, message.options["redis_message_id"])
-                except (redis.ConnectionError, redis.TimeoutError) as error:
-                    if is_last:
-                        log.warning(
-                            "redis was not told that a message is done: it comes back, and is run again",
-                            actor=message.actor_name,
-                            message_id=message.message_id,
-                            reason=first_line(error),
-                        )
-                        return
-                    self.broker.stopping.wait(SETTLE_INTERVAL)
-                else:
-                    return
-        finally:
-            self.queued_message_ids.discard(message.message_id)
 
 
 class FrugalBroker(RedisBroker):
@@ -132,6 +49,7 @@ class FrugalBroker(RedisBroker):
         self.looked_at: dict[str, float] = {}
         #: The ids of messages that a thread took and must not start.
         self.unstarted: set[str] = set()
+        self._sorter = Sorter(self, self.settle)
         self._consumers: dict[str, Any] = {}
         self._fetching = Lock()
         self._is_cut_off = False
@@ -149,6 +67,7 @@ class FrugalBroker(RedisBroker):
             # One that takes over after an error answers for what still runs.
             if queue_name in self._consumers:
                 consumer.queued_message_ids = self._consumers[queue_name].queued_message_ids
+                consumer.in_hand = self._consumers[queue_name].in_hand
             self._consumers[queue_name] = consumer
         started: Consumer = consumer
         return started
@@ -159,21 +78,21 @@ class FrugalBroker(RedisBroker):
         self._consumers.clear()
 
     def do_fetch(self, queue_name: str, count: int) -> list[bytes]:
-        """Fetch ``count`` messages at most, on behalf of the queue's consumer.
+        """Fetch ``count`` messages at most that can be run, on behalf of the queue's consumer.
 
         Delayed messages wait for no thread.
         """
         if not self.is_open or self.stopping.is_stopping():
             return []
         if self.capacity is None or queue_name in self.delay_queues:
-            return self._fetch(queue_name, count)
+            return self._take(queue_name, count)
         with self._fetching:
             held = sum(consumer.outstanding_message_count for consumer in self._consumers.values())
             if held >= self.capacity:
                 return []
             # The consumer will do so itself; another one must not count before it has.
             consumer = self._consumers[queue_name]
-            consumer.message_cache = self._fetch(queue_name, min(count, self.capacity - held))
+            consumer.message_cache = self._take(queue_name, min(count, self.capacity - held))
             fetched: list[bytes] = consumer.message_cache
             return fetched
 
@@ -187,9 +106,26 @@ class FrugalBroker(RedisBroker):
             with suppress(redis.RedisError):
                 self._fetch(queue_name, 0)
 
-    def settle(self, command: str, queue_name: str, redis_message_id: str) -> None:
-        """Say that a message is done (``ack``) or has failed for good (``nack``). Raises redis.RedisError."""
+    def settle(self, command: str, queue_name: str, redis_message_id: str | bytes) -> None:
+        """Say that a message is done (``ack``), has failed for good (``nack``), or is for others (``requeue``).
+
+        Raises redis.RedisError.
+        """
         self._dispatch(command)(queue_name, redis_message_id)
+
+    def _take(self, queue_name: str, count: int) -> list[bytes]:
+        consumer = self._consumers.get(queue_name)
+        in_hand = None if consumer is None else consumer.in_hand
+        while True:
+            try:
+                fetched = self._fetch(queue_name, count)
+                runnable = self._sorter.sort(queue_name, fetched, in_hand=in_hand)
+            except Exception:
+                self._sorter.doubt(queue_name)
+                raise
+            # What lies behind messages that nobody can run does not wait for the next look.
+            if runnable or not fetched or self.stopping.is_stopping():
+                return runnable
 
     def _fetch(self, queue_name: str, count: int) -> list[bytes]:
         self._shown_at = time.monotonic()

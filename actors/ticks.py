@@ -60,7 +60,7 @@ class TickMiddleware(Middleware):
         options = actor.options
         schedule: Schedule | None = options.get("periodic")
         slot = _slot(message)
-        useless_from = schedule.slot_after(slot) if schedule and slot and is_tick(message) else None
+        useless_from = _slot_after(slot, schedule) if schedule and slot and is_tick(message) else None
         try:
             of_use = self._record.begin(
                 message.actor_name,
@@ -94,6 +94,12 @@ class TickMiddleware(Middleware):
             self._record.end(message.actor_name, message.message_id, error=reason)
         except redis.RedisError as error:
             log.debug("run not noted", actor=message.actor_name, reason=str(error))
+
+
+def _slot_after(slot: datetime, schedule: Schedule) -> datetime | None:
+    with suppress(OverflowError, ValueError):  # at the end of time
+        return schedule.slot_after(slot)
+    return None
 
 
 def _slot(message: MessageProxy) -> datetime | None:
