@@ -4,11 +4,13 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# What looks at the dependencies has some of its own, which are none of ours.
+AUDIT := .tools/audit
 SIZE ?= 1000000
 COMPOSE ?= docker compose
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run run-worker run-scheduler demo test test-slow chaos compose-test bench lint format lock clean
+.PHONY: help setup run run-worker run-scheduler demo test fuzz test-slow chaos soak compose-test bench lint format audit sbom lock clean
 
 help: ## Print the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -38,11 +40,17 @@ demo: $(READY) ## Watch real conversations being closed and expired, for a minut
 test: $(READY) ## Run all tests (PostgreSQL and Redis come from wheels, or from DATABASE_URL and REDIS_URL)
 	@$(BIN)/pytest $(PYTEST_ARGS)
 
+fuzz: $(READY) ## Try bad input by the thousand, new each time (FUZZ_EXAMPLES=2000 a test; a finding prints its example)
+	@FUZZ_EXAMPLES=$(or $(FUZZ_EXAMPLES),2000) $(BIN)/pytest -n0 --timeout 0 --hypothesis-show-statistics $(PYTEST_ARGS) tests/fuzz
+
 test-slow: $(READY) ## Run the few tests that take long, with nothing beside them
 	@$(BIN)/pytest -n0 -m slow $(PYTEST_ARGS)
 
 chaos: $(READY) ## Break real schedulers and Redis on purpose, for ten minutes (CHAOS_ARGS=--short: a minute)
 	@$(BIN)/python -m tests.chaos $(CHAOS_ARGS)
+
+soak: $(READY) ## Run everything for an hour under traffic and faults, and see what grows (SOAK_ARGS=--short: a minute)
+	@$(BIN)/python -m tests.soak $(SOAK_ARGS)
 
 compose-test: $(READY) ## Start compose.yaml for real, break it and look (needs a container engine; COMPOSE="podman compose")
 	@COMPOSE="$(COMPOSE)" $(BIN)/pytest -n0 -v -s --durations=5 --exitfirst tests/compose/checks.py
@@ -59,6 +67,20 @@ format: $(READY) ## Mend style and formatting
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
+audit: $(AUDIT)/.ready ## Look for known vulnerabilities in what is pinned (AUDIT_ARGS=--strict: fail where nobody can be asked)
+	@$(AUDIT)/bin/python .ci/audit.py $(AUDIT_ARGS)
+
+sbom: $(AUDIT)/.ready ## Write what a worker or scheduler consists of, with hashes, to build/sbom.cdx.json (CycloneDX)
+	@mkdir -p build
+	@$(AUDIT)/bin/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible \
+		--output-file build/sbom.cdx.json requirements/base.txt
+	@echo "build/sbom.cdx.json"
+
+$(AUDIT)/.ready: requirements/audit.txt
+	@$(PYTHON) -m venv --clear $(AUDIT)
+	@$(AUDIT)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/audit.txt
+	@touch $@
+
 lock: ## Pin the dependencies anew, with hashes (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
 		$(LOCK_ARGS) pyproject.toml --group build -o requirements/base.txt
@@ -66,6 +88,8 @@ lock: ## Pin the dependencies anew, with hashes (needs uv)
 		$(LOCK_ARGS) pyproject.toml --group build --group container -c requirements/base.txt -o requirements/container.txt
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
 		$(LOCK_ARGS) pyproject.toml --extra embedded --group build --group dev -c requirements/base.txt -o requirements/dev.txt
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
+		$(LOCK_ARGS) --group audit -o requirements/audit.txt
 
 clean: ## Remove the virtual environment, caches and the embedded data
 	rm -rf $(VENV) .adjourn .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist

@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from tests.chaos.bounds import BOUNDS, LEASE, SLACK
-from tests.chaos.records import Absence, Claim, Kind, Outage, Push, Record, Reign, Round
-from tests.chaos.table import draw_table
-from tests.chaos.verdict import IN_THE_WORKS, Verdict, judge
+from tests.chaos.scheduling.bounds import BOUNDS, LEASE, SLACK
+from tests.chaos.scheduling.records import Absence, Claim, Kind, Outage, Push, Record, Reign, Round
+from tests.chaos.scheduling.table import draw_table
+from tests.chaos.scheduling.verdict import IN_THE_WORKS, Verdict, judge
 
 ACTOR = "process_idle_conversations"
 #: All records here are of slots 100 to 119, with a fault at 105.3.

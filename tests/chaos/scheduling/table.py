@@ -5,8 +5,8 @@ from dataclasses import astuple
 
 from rich.table import Table
 
-from tests.chaos.records import Kind
-from tests.chaos.verdict import Figures, Verdict
+from tests.chaos.scheduling.records import Kind
+from tests.chaos.scheduling.verdict import Figures, Verdict
 
 _COLUMNS = ("number", "slots", "once", "twice", "stood in for", "missed", "longest gap", "longest without leader")
 #: The last columns are times, of which the longest counts; the others add up.

@@ -15,7 +15,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from tests.chaos.records import Absence, Claim, Push, Record, Reign
+from tests.chaos.scheduling.records import Absence, Claim, Push, Record, Reign
 
 #: From one look to the next, in seconds.
 PAUSE = 0.02

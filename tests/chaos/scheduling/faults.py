@@ -9,12 +9,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.chaos.bounds import BOUNDS, CUT_FROM_ALL, CUT_FROM_LEADER, CUT_ONCE, LEASE
-from tests.chaos.cluster import STEADY_TIMEOUT, Cluster
-from tests.chaos.ledger import LEASE_KEY
 from tests.chaos.proxy import Gate, Loss, Trap
-from tests.chaos.records import Kind, Outage
 from tests.chaos.resp import Request
+from tests.chaos.scheduling.bounds import BOUNDS, CUT_FROM_ALL, CUT_FROM_LEADER, CUT_ONCE, LEASE
+from tests.chaos.scheduling.cluster import STEADY_TIMEOUT, Cluster
+from tests.chaos.scheduling.ledger import LEASE_KEY
+from tests.chaos.scheduling.records import Kind, Outage
 
 #: A trap that is not full after this many seconds is taken away: the leader may have changed.
 _TRAP_TIMEOUT = 8.0

@@ -3,16 +3,17 @@
 import random
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from types import MappingProxyType
 from typing import Self
 
-from tests.chaos.bounds import LEASE
-from tests.chaos.ledger import Ledger, Look
 from tests.chaos.proxy import Proxies, Proxy
-from tests.chaos.records import Record
-from tests.chaos.schedulers import Scheduler
+from tests.chaos.scheduling.bounds import LEASE
+from tests.chaos.scheduling.ledger import Ledger, Look
+from tests.chaos.scheduling.records import Record
+from tests.chaos.scheduling.schedulers import Scheduler
 from tests.chaos.server import Server
 from tests.support import attempts
 
@@ -32,10 +33,16 @@ class NeverSteadyError(Exception):
 
 
 class Cluster:
-    """N schedulers, each behind a proxy, one Redis, and the ledger that watches it."""
+    """N schedulers, each behind a proxy, one Redis, and the ledger that watches it.
 
-    def __init__(self, *, schedulers: int, rng: random.Random) -> None:
+    ``environment`` is for the schedulers, over what all of them have.
+    """
+
+    def __init__(
+        self, *, schedulers: int, rng: random.Random, environment: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
         self.rng = rng
+        self._environment = environment
         self.record = Record(actors=ACTORS)
         self.directory = Path(tempfile.mkdtemp(prefix="adjourn-chaos-"))
         self.server = Server(self.directory / "redis")
@@ -156,7 +163,7 @@ class Cluster:
         return f"ticks on time (not so: {sorted(late)})" if late else ""
 
     def _start(self, proxy: Proxy, clock_shift: float = 0) -> Scheduler:
-        return Scheduler(proxy, self.directory, clock_shift=clock_shift)
+        return Scheduler(proxy, self.directory, clock_shift=clock_shift, variables=self._environment)
 
     def _watch_for_ends(self) -> None:
         """Note the schedulers that ended by themselves, and start others in their place."""

@@ -19,9 +19,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
-from tests.chaos.bounds import INTERVAL, RENEW, SLACK
-from tests.chaos.checks import check_redis, describe_slot
-from tests.chaos.records import Kind, Outage, Push, Record, Reign, Round
+from tests.chaos.scheduling.bounds import INTERVAL, RENEW, SLACK
+from tests.chaos.scheduling.checks import check_redis, describe_slot
+from tests.chaos.scheduling.records import Kind, Outage, Push, Record, Reign, Round
 
 #: A slot that fell due this shortly before a fault may not have been enqueued yet.
 IN_THE_WORKS = 0.5

@@ -7,7 +7,7 @@ slots may be missing; of those that are, the latest must be made up for. Nothing
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.chaos.records import Kind, Outage
+from tests.chaos.scheduling.records import Kind, Outage
 
 #: The settings of the schedulers under test, in seconds.
 INTERVAL = 1

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
-from tests.chaos.bounds import SLACK
-from tests.chaos.records import Claim, Push, Record
+from tests.chaos.scheduling.bounds import SLACK
+from tests.chaos.scheduling.records import Claim, Push, Record
 
 #: Two slots of an actor that are made up for within so many seconds are made up for by the same hand.
 _AT_ONCE = 0.3

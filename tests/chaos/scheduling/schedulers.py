@@ -4,21 +4,22 @@ import itertools
 import os
 import signal
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 from services.embedded.child import tethered
 from tests.acceptance.commands import BIN, PROJECT, environment
-from tests.chaos.bounds import INTERVAL, LEASE, RENEW
 from tests.chaos.proxy import Proxy
+from tests.chaos.scheduling.bounds import INTERVAL, LEASE, RENEW
 
-_CLOCK = Path(__file__).parent / "clock"
+_STARTUP = Path(__file__).parents[1] / "startup"
 _count = itertools.count(1)
 
 
 class Scheduler:
     """One process, behind its proxy. Its name is also that of its log."""
 
-    def __init__(self, proxy: Proxy, directory: Path, *, clock_shift: float = 0) -> None:
+    def __init__(self, proxy: Proxy, directory: Path, *, clock_shift: float = 0, variables: Mapping[str, str]) -> None:
         self.name = f"scheduler-{next(_count):03}"
         self.proxy = proxy
         self.clock_shift = clock_shift
@@ -36,7 +37,8 @@ class Scheduler:
             "BACKGROUND_TASK_ENABLE_METRICS": "false",
             "NO_COLOR": "1",
             # This checkout's code, also where another one is installed.
-            "PYTHONPATH": os.pathsep.join([str(_CLOCK), str(PROJECT)] if clock_shift else [str(PROJECT)]),
+            "PYTHONPATH": os.pathsep.join([str(_STARTUP), str(PROJECT)] if clock_shift else [str(PROJECT)]),
+            **variables,
         }
         if clock_shift:
             variables["CHAOS_CLOCK_SHIFT"] = str(clock_shift)
