@@ -62,7 +62,9 @@ def _conv_id(text: str) -> uuid.UUID:
     try:
         return uuid.UUID(text)
     except ValueError:
-        raise InvalidValueError(f"{shown(text)} is no id of a conversation; adjourn set-aside list shows them") from None
+        raise InvalidValueError(
+            f"{shown(text)} is no id of a conversation; adjourn set-aside list shows them"
+        ) from None
 
 
 def _lines(found: Sequence[SetAsideConversation], *, total: int, now: datetime) -> Iterator[str]:

@@ -210,7 +210,7 @@ def test_migrate_goes_up_and_down_and_refuses_what_is_not_a_revision(database_ur
 
     assert migrate("base")[0] == 1  # it removes every table: only when told twice
     assert migrate("base", "--down")[1].endswith("is at revision base\n")
-    assert migrate()[1].endswith("is at revision 0003\n")
+    assert migrate()[1].endswith("is at revision 0004\n")
     code, said = migrate("9999")
     assert code == 1
     assert said.startswith("adjourn: revision '9999': ")
