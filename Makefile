@@ -46,7 +46,7 @@ fuzz: $(READY) ## Try bad input by the thousand, new each time (FUZZ_EXAMPLES=20
 test-slow: $(READY) ## Run the few tests that take long, with nothing beside them
 	@$(BIN)/pytest -n0 -m slow $(PYTEST_ARGS)
 
-chaos: $(READY) ## Break real schedulers and Redis on purpose, for ten minutes (CHAOS_ARGS=--short: a minute)
+chaos: $(READY) ## Break everything on purpose, under traffic, for half an hour (CHAOS_ARGS=--short: some four minutes)
 	@$(BIN)/python -m tests.chaos $(CHAOS_ARGS)
 
 soak: $(READY) ## Run everything for an hour under traffic and faults, and see what grows (SOAK_ARGS=--short: a minute)

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.breakages import BREAKAGES
+from tests.chaos.conversations import plan
 from tests.chaos.conversations.keys import Keys
-from tests.chaos.conversations.plan import FAULTS, draw_plan
+from tests.chaos.conversations.plan import FAULTS, draw_plan, possible_faults
 from tests.chaos.conversations.report import BEGIN, END, write_report
 from tests.chaos.conversations.rounds import Figures, Round, attribute, figures_of
 from tests.chaos.conversations.stack import LONGEST_DUE
@@ -61,10 +62,10 @@ def final_of(*events: Event) -> FinalState:
 
 
 def test_a_plan_has_every_kind_at_least_once() -> None:
-    plan = draw_plan(len(FAULTS) + 7, random.Random(1))
+    drawn = draw_plan(len(FAULTS) + 7, random.Random(1))
 
-    assert len(plan) == len(FAULTS) + 7
-    assert set(plan) == set(FAULTS)
+    assert len(drawn) == len(FAULTS) + 7
+    assert set(drawn) == set(FAULTS)
 
 
 def test_a_seed_repeats_a_plan() -> None:
@@ -74,7 +75,24 @@ def test_a_seed_repeats_a_plan() -> None:
 
 
 def test_a_plan_of_one_kind_has_no_other() -> None:
-    assert {fault.name for fault in draw_plan(3, random.Random(1), kind="a due row")} == {"a due row locked"}
+    drawn = draw_plan(3, random.Random(1), possible=possible_faults(kind="a due row"))
+
+    assert [fault.name for fault in drawn] == 3 * ["a due row locked"]
+
+
+@pytest.mark.parametrize(
+    ("compiler", "short", "kind", "sets_clocks"),
+    [("cc", False, "", True), (None, False, "", False), ("cc", True, "", False), ("cc", True, "leap", True)],
+)
+def test_clocks_are_set_where_there_is_a_compiler_and_not_in_the_short_form(
+    monkeypatch: pytest.MonkeyPatch, compiler: str | None, kind: str, *, short: bool, sets_clocks: bool
+) -> None:
+    monkeypatch.setattr(plan, "find_compiler", lambda: compiler)
+
+    possible = possible_faults(kind=kind, short=short)
+
+    assert any(fault.sets_clocks for fault in possible) is sets_clocks
+    assert kind or {fault for fault in FAULTS if not fault.sets_clocks} <= {*possible}
 
 
 def test_kinds_of_faults_have_names_of_their_own_and_reasons_for_what_they_may_cost() -> None:

@@ -243,7 +243,7 @@ def _wait(condition: Callable[[], object], *, seconds: float) -> None:
 
 
 FAULTS: tuple[Fault, ...] = (
-    Fault("nights in which clocks change", _live_through_nights),
-    Fault("leap days, ends of years and of 32 bits", _live_through_turns),
-    Fault("cron in nights in which clocks change", _read_cron),
+    Fault("nights in which clocks change", _live_through_nights, sets_clocks=True),
+    Fault("leap days, ends of years and of 32 bits", _live_through_turns, sets_clocks=True),
+    Fault("cron in nights in which clocks change", _read_cron, sets_clocks=True),
 )

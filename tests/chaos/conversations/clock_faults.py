@@ -163,7 +163,7 @@ FAULTS: tuple[Fault, ...] = (
         allowed=RENEW + 3,
         because="all processes are started anew at its end",
     ),
-    Fault("the database's clock put forward", _put_database_forward),
-    Fault("the database's clock put back", _put_database_back),
-    Fault("Redis's clock put forward and back", _step_redis),
+    Fault("the database's clock put forward", _put_database_forward, sets_clocks=True),
+    Fault("the database's clock put back", _put_database_back, sets_clocks=True),
+    Fault("Redis's clock put forward and back", _step_redis, sets_clocks=True),
 )

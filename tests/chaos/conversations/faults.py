@@ -22,3 +22,5 @@ class Fault:
     because: str = ""
     #: What processes may say in tracebacks because of it: parts of the last line of each.
     excuses: tuple[str, ...] = ()
+    #: Whether it sets the clocks of servers of its own: that takes up to two minutes, and wants a C compiler.
+    sets_clocks: bool = False

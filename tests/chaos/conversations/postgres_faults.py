@@ -7,6 +7,7 @@ from contextlib import suppress
 
 import psycopg
 
+from tests.chaos.conversations.commands import run_adjourn
 from tests.chaos.conversations.faults import Fault
 from tests.chaos.conversations.held_batch import holding_batch
 from tests.chaos.conversations.postgresql import MAX_CONNECTIONS
@@ -17,12 +18,25 @@ from tests.support import wait_for
 #: A connection in the pool of a worker, or of a client, is found dead when it is used next.
 _OURS = "application_name = 'adjourn'"
 _NEXT_COLD = """
-    SELECT conv_id FROM conversations WHERE status = 'pending' AND session_key LIKE 'cold:%'
+    SELECT conv_id, session_key FROM conversations WHERE status = 'pending' AND session_key LIKE 'cold:%'
         AND idle_at > clock_timestamp() + interval '0.2 s' ORDER BY idle_at LIMIT 1
 """
 _LATE = """
     SELECT max(extract(epoch FROM clock_timestamp() - least(idle_at, expires_at)))::float FROM conversations
-    WHERE status IN ('pending', 'progress') AND conv_id <> %s
+    WHERE status IN ('pending', 'progress') AND session_key NOT LIKE %s
+"""
+#: Some that nobody writes to: due in a moment, a few milliseconds apart.
+_POISON = """
+    INSERT INTO conversations (conv_id, owner_id, channel, from_number, to_number, session_key, status, metadata,
+        created_at, updated_at, idle_at, expires_at)
+    SELECT gen_random_uuid(), 'acme', 'sms', '1', '2', 'refused:' || gen_random_uuid(), 'pending', '{}',
+        now(), now(), now() + number * interval '0.03 s', now() + interval '1 hour'
+    FROM generate_series(1, %s) AS number
+"""
+_REFUSE = """
+    CREATE FUNCTION chaos_refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'not this one'; END $$;
+    CREATE TRIGGER chaos_refuse BEFORE UPDATE ON conversations FOR EACH ROW
+    WHEN (OLD.session_key LIKE 'refused:%' AND NEW.ended_at IS NOT NULL) EXECUTE FUNCTION chaos_refuse()
 """
 
 _TOUCH = "UPDATE conversations SET metadata = metadata WHERE conv_id = ANY (%s)"
@@ -120,9 +134,9 @@ def _lock_row(stack: Stack) -> str:
     """Hold a row that falls due; it alone is late."""
     length = stack.rng.uniform(3.5, 6)
     with stack.postgres.connect(autocommit=False) as holder, stack.postgres.connect() as watch:
-        (conv_id,) = holder.execute(_NEXT_COLD).fetchone() or (None,)
+        conv_id, key = holder.execute(_NEXT_COLD).fetchone() or (None, "")
         holder.execute("SELECT FROM conversations WHERE conv_id = %s FOR UPDATE", [conv_id])
-        latest = _watch_lateness(stack, watch, length, but=str(conv_id))
+        latest = _watch_lateness(stack, watch, length, but=key)
         (status,) = holder.execute("SELECT status FROM conversations WHERE conv_id = %s", [conv_id]).fetchone() or (
             None,
         )
@@ -175,14 +189,34 @@ def _deadlock(stack: Stack) -> str:
     return f"another writer of a due row and a sweep waited for each other: {outcome}"
 
 
+def _refuse_rows(stack: Stack) -> str:
+    """Have a trigger of the platform's refuse the end of some rows, which fall due among others, and then mend it."""
+    count = stack.rng.choice([1, 2, 10])
+    length = stack.rng.uniform(3, 5)
+    with stack.postgres.connect() as watch:
+        watch.execute(_REFUSE)
+        try:
+            watch.execute(_POISON, [count])
+            latest = _watch_lateness(stack, watch, length, but="refused:%")
+            (aside,) = watch.execute("SELECT count(*) FROM set_aside_conversations").fetchone() or (0,)
+        finally:
+            watch.execute("DROP FUNCTION chaos_refuse() CASCADE")
+    if aside != count:
+        stack.incidents.append(f"{aside} conversations were set aside, of {count} that were refused")
+    run_adjourn(stack, "set-aside", "retry", "--all")
+    return f"{count} ends refused by a trigger for {length:.1f} s; any other was due for {latest:.1f} s at most"
+
+
 def _watch_lateness(
     stack: Stack, watch: "psycopg.Connection[tuple[float | None]]", length: float, *, but: str = ""
 ) -> float:
-    """Watch for so many seconds how long any conversation is due; note when that is too long, and return the most."""
+    """Watch for so many seconds how long any conversation is due; note when that is too long, and return the most.
+
+    Those of session keys like ``but`` are left out.
+    """
     latest, until = 0.0, time.monotonic() + length
-    nobody = "00000000-0000-0000-0000-000000000000"
     while time.monotonic() < until:
-        (late,) = watch.execute(_LATE, [but or nobody]).fetchone() or (None,)
+        (late,) = watch.execute(_LATE, [but]).fetchone() or (None,)
         latest = max(latest, late or 0.0)
         time.sleep(0.05)
     if latest > LONGEST_DUE:
@@ -201,4 +235,5 @@ FAULTS = (
     Fault("a table locked", _lock_table),
     Fault("a long open transaction", _hold_snapshot),
     Fault("deadlock with another writer", _deadlock),
+    Fault("ends refused by a trigger", _refuse_rows),
 )

@@ -12,7 +12,7 @@ from typing import Any
 
 import redis
 
-from tests.acceptance.commands import run
+from tests.chaos.conversations.commands import run_adjourn
 from tests.chaos.conversations.faults import Fault
 from tests.chaos.conversations.garbage import (
     DRAINS,
@@ -76,8 +76,8 @@ def _kill_letters(stack: Stack) -> str:
             worker.go_on()
         _see(stack, "a tick to move", letters)
         time.sleep(stack.rng.uniform(0, 1))
-        _command(stack, "list")
-        _command(stack, "requeue", "--all")
+        run_adjourn(stack, "dead-letters", "list")
+        run_adjourn(stack, "dead-letters", "requeue", "--all")
         remain = [one for one in letters if is_dead_letter(client, one)]
         if remain:
             stack.incidents.append(f"{len(remain)} of {len(letters)} dead letters were not requeued")
@@ -117,8 +117,8 @@ def _put_garbage(stack: Stack) -> str:
         unreadable = [one for one in pushed if one.name in UNREADABLE]
         _check_letters(stack, client, pushed)
         _check_lines(stack, unreadable)
-        _command(stack, "list")
-        _command(stack, "drop", "--all", "--yes")
+        run_adjourn(stack, "dead-letters", "list")
+        run_adjourn(stack, "dead-letters", "drop", "--all", "--yes")
     return f"{len(pushed)} messages, {len(unreadable)} of which nobody can run"
 
 
@@ -129,7 +129,7 @@ def _flood(stack: Stack) -> str:
         pushed = [push(client, SWEEPS, name, UNREADABLE[name]) for name in names]
         _wait_until_done(stack, client, pushed)
         _check_letters(stack, client, pushed)
-        _command(stack, "drop", "--all", "--yes")
+        run_adjourn(stack, "dead-letters", "drop", "--all", "--yes")
     return f"{len(pushed)} messages that nobody can run"
 
 
@@ -163,14 +163,6 @@ def _wait_until_done(stack: Stack, client: redis.Redis, pushed: Sequence[Pushed]
             return
     for name in sorted({f"{one.name} in {one.queue}" for one in remain}):
         stack.incidents.append(f"no worker was done with {name} within {_PATIENCE:g} s")
-
-
-def _command(stack: Stack, *arguments: str) -> None:
-    done = run("adjourn", "dead-letters", *arguments, directory=stack.directory, variables=stack.environment())
-    if done.returncode != 0 or "Traceback" in done.stderr:
-        stack.incidents.append(
-            f"adjourn dead-letters {' '.join(arguments)} ended with {done.returncode}: {done.stderr.strip()[-300:]}"
-        )
 
 
 @contextmanager

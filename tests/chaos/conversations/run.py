@@ -10,9 +10,10 @@ from rich.console import Console
 
 from tests.chaos.breakages import BREAKAGES
 from tests.chaos.conversations.faults import Fault
-from tests.chaos.conversations.plan import FAULTS, draw_plan
+from tests.chaos.conversations.plan import FAULTS, draw_plan, possible_faults
 from tests.chaos.conversations.report import describe_run, write_report
 from tests.chaos.conversations.rounds import Round, attribute, figures_of
+from tests.chaos.conversations.shifted_clock import find_compiler
 from tests.chaos.conversations.stack import LONGEST_DUE, NeverWellError, Stack
 from tests.chaos.conversations.table import draw_table
 from tests.chaos.conversations.tracebacks import Logs
@@ -32,18 +33,24 @@ def run(
     seed: int,
     console: Console,
     kind: str = "",
+    short: bool = False,
     write: Path | None = None,
     breakage: str | None = None,
 ) -> int:
     """Run, print, and return the exit code: 1 with findings.
 
-    With ``kind``, only the faults with that in their names are done; with ``write``, the table goes into that file;
-    with ``breakage``, the product is broken so on purpose.
+    With ``kind``, only the faults with that in their names are done; in the ``short`` form each that takes no minutes,
+    once; with ``write``, the table goes into that file; with ``breakage``, the product is broken so on purpose.
     """
     rng = random.Random(seed)
-    plan = draw_plan(faults, rng, kind=kind)
+    possible = possible_faults(kind=kind, short=short)
+    plan = draw_plan(0 if short else faults, rng, possible=possible)
     broken = BREAKAGES[breakage] if breakage else None
     console.print(f"conversations: {len(plan)} faults, --seed {seed}{f', --break {breakage}' if breakage else ''}")
+    left_out = [fault.name for fault in FAULTS if kind in fault.name and fault not in possible]
+    if left_out:
+        why = "they take long" if find_compiler() else "there is no C compiler"
+        console.print(f"left out, because {why}: {', '.join(left_out)}")
     began = time.monotonic()
     stack = Stack(
         rng=rng,

@@ -20,6 +20,11 @@ _NANOSECONDS = 1_000_000_000
 POSTGRESQL, REDIS, OTHERS = "postgres", "redis-server", "others"
 
 
+def find_compiler() -> str | None:
+    """Return the C compiler of this machine, None where there is none."""
+    return shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+
+
 class ShiftedClocks:
     """The clocks, below ``directory``; all show the right time until they are shifted."""
 
@@ -43,7 +48,7 @@ class ShiftedClocks:
 
     def compile(self) -> None:
         """Make the library. Raises FileNotFoundError without a C compiler."""
-        compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+        compiler = find_compiler()
         if compiler is None:
             raise FileNotFoundError("no C compiler: cc, gcc or clang is wanted to shift the clocks of servers")
         command = [compiler, "-O1", "-shared", "-fPIC", "-o", str(self.library), str(_SOURCE), "-ldl"]
