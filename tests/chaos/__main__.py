@@ -1,7 +1,7 @@
 """Break Adjourn on purpose, and see whether its promises hold.
 
     python -m tests.chaos [--only scheduling|conversations] [--faults N] [--seed S] [--short]
-                          [--kind TEXT] [--write FILE] [--break NAME]
+                          [--kind TEXT] [--slack SECONDS] [--write FILE] [--break NAME]
 
 First the scheduling alone: was every slot enqueued once? Then the whole, with live traffic: was any conversation lost,
 ended early, twice or late? Faults are drawn from a seed, each kind at least once. At the end of each part a table, and
@@ -40,7 +40,12 @@ def main() -> int:
     runs: dict[str, Callable[..., int]] = {
         "scheduling": partial(scheduling.run, breakage=options.breakage),
         "conversations": partial(
-            conversations.run, kind=options.kind, short=options.short, write=options.write, breakage=options.breakage
+            conversations.run,
+            kind=options.kind,
+            short=options.short,
+            slack=options.slack,
+            write=options.write,
+            breakage=options.breakage,
         ),
     }
     parts = list(_PARTS)
@@ -63,6 +68,13 @@ def _parse() -> argparse.Namespace:
     )
     parser.add_argument(
         "--kind", default="", metavar="TEXT", help="of conversations, only faults with that in their names"
+    )
+    parser.add_argument(
+        "--slack",
+        type=float,
+        default=0.0,
+        metavar="SECONDS",
+        help="what a machine that is busy otherwise may add to each bound of conversations (0)",
     )
     parser.add_argument("--write", type=Path, metavar="FILE", help="put the table of conversations into this document")
     parser.add_argument(

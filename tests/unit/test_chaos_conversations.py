@@ -34,7 +34,7 @@ def a_round(number: int = 1, *, name: str = "worker killed", allowed: float = 0.
         name=name,
         began=NOON + (number - 1) * 10 * SECOND,
         after_operation=(number - 1) * 100,
-        allowed=allowed,
+        bound=LONGEST_DUE + allowed,
         what="SIGKILL",
         ended=NOON + number * 10 * SECOND,
         until_operation=number * 100,

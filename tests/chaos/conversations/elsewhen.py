@@ -45,9 +45,9 @@ class Elsewhen:
     def wait_until_well(self, after: str, *, allowed: float = 0.0) -> None:
         """Wait until all is well, and note it when that takes longer than one interval, one batch and ``allowed``."""
         took = self.stack.wait_until_well(after=after)
-        if took > LONGEST_DUE + allowed:
+        if took > self.stack.longest_due + allowed:
             self._outer.incidents.append(
-                f"{after}: well after {took:.1f} s, {LONGEST_DUE:g} and {allowed:g} s are allowed"
+                f"{after}: well after {took:.1f} s, {self.stack.longest_due:g} and {allowed:g} s are allowed"
             )
 
     def findings(self) -> list[Finding]:
@@ -70,8 +70,9 @@ def elsewhen(outer: Stack, now: datetime, **environment: str) -> Iterator[Elsewh
     with installed_clocks() as clocks:
         clocks.set(now)
         before = len(outer.incidents)
-        seed = outer.rng.randrange(2**32)
-        with Stack(rng=random.Random(seed), clients=_CLIENTS, rate=_RATE, environment=environment) as stack:
+        seed, slack = outer.rng.randrange(2**32), outer.longest_due - LONGEST_DUE
+        rng = random.Random(seed)
+        with Stack(rng=rng, clients=_CLIENTS, rate=_RATE, environment=environment, slack=slack) as stack:
             stack.wait_until_well()
             yield Elsewhen(outer, stack, clocks)
         if len(outer.incidents) == before:

@@ -11,7 +11,7 @@ from tests.chaos.conversations.commands import run_adjourn
 from tests.chaos.conversations.faults import Fault
 from tests.chaos.conversations.held_batch import holding_batch
 from tests.chaos.conversations.postgresql import MAX_CONNECTIONS
-from tests.chaos.conversations.stack import LONGEST_DUE, Stack
+from tests.chaos.conversations.stack import Stack
 from tests.servers import relay_to
 from tests.support import wait_for
 
@@ -219,7 +219,7 @@ def _watch_lateness(
         (late,) = watch.execute(_LATE, [but]).fetchone() or (None,)
         latest = max(latest, late or 0.0)
         time.sleep(0.05)
-    if latest > LONGEST_DUE:
+    if latest > stack.longest_due:
         stack.incidents.append(f"while a transaction of another's was open, others were due for {latest:.1f} s")
     return latest
 

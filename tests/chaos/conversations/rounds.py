@@ -21,8 +21,8 @@ class Round:
     began: datetime
     #: The number of the last operation before it.
     after_operation: int
-    #: What the fault may cost beyond one interval plus one batch, in seconds.
-    allowed: float = 0.0
+    #: How long it may take until all is well, in seconds: one interval plus one batch, and what the fault may cost.
+    bound: float = LONGEST_DUE
     what: str = "not done to its end"
     ended: datetime | None = None
     until_operation: int = 0
@@ -32,11 +32,6 @@ class Round:
     #: From then until all was well, in seconds; None when it never was.
     well_after: float | None = None
     findings: list[str] = field(default_factory=list)
-
-    @property
-    def bound(self) -> float:
-        """How long it may take until all is well."""
-        return LONGEST_DUE + self.allowed
 
     def judge(self) -> None:
         """Add what is wrong with it by itself."""

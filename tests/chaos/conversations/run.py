@@ -14,7 +14,7 @@ from tests.chaos.conversations.plan import FAULTS, draw_plan, possible_faults
 from tests.chaos.conversations.report import describe_run, write_report
 from tests.chaos.conversations.rounds import Round, attribute, figures_of
 from tests.chaos.conversations.shifted_clock import find_compiler
-from tests.chaos.conversations.stack import LONGEST_DUE, NeverWellError, Stack
+from tests.chaos.conversations.stack import NeverWellError, Stack
 from tests.chaos.conversations.table import draw_table
 from tests.chaos.conversations.tracebacks import Logs
 from tests.chaos.conversations.traffic import IDLE_TIMEOUT
@@ -34,13 +34,15 @@ def run(
     console: Console,
     kind: str = "",
     short: bool = False,
+    slack: float = 0.0,
     write: Path | None = None,
     breakage: str | None = None,
 ) -> int:
     """Run, print, and return the exit code: 1 with findings.
 
     With ``kind``, only the faults with that in their names are done; in the ``short`` form each that takes no minutes,
-    once; with ``write``, the table goes into that file; with ``breakage``, the product is broken so on purpose.
+    once; ``slack`` is what a busy machine may add to each bound, in seconds; with ``write``, the table goes into that
+    file; with ``breakage``, the product is broken so on purpose.
     """
     rng = random.Random(seed)
     possible = possible_faults(kind=kind, short=short)
@@ -56,6 +58,7 @@ def run(
         rng=rng,
         environment=broken.environment if broken else None,
         statements=broken.statements if broken else (),
+        slack=slack,
     )
     run_of_it = _Run(stack, console)
     if broken is not None:
@@ -119,7 +122,7 @@ class _Run:
             self.findings.append("the final state could not be read")
             return
         final_state.write(stack.directory / "final.json", self.final)
-        found = check(history.operations, self.final, history.checkpoints, allowed=timedelta(seconds=LONGEST_DUE))
+        found = check(history.operations, self.final, history.checkpoints, allowed=timedelta(seconds=stack.longest_due))
         self.findings += attribute(found, self.rounds)
         for one in self.rounds:
             self.findings += [f"{text} (fault {one.number}, {one.name}: {one.what})" for text in one.findings]
@@ -127,7 +130,8 @@ class _Run:
     def _do_one(self, number: int, fault: Fault, *, of: int) -> None:
         stack = self._stack
         before = stack.traffic.counts
-        one = Round(number, fault.name, datetime.now(UTC), stack.traffic.number, allowed=fault.allowed)
+        bound = stack.longest_due + fault.allowed
+        one = Round(number, fault.name, datetime.now(UTC), stack.traffic.number, bound=bound)
         self.rounds.append(one)
         began = time.monotonic()
         try:
@@ -167,7 +171,7 @@ class _Run:
         stack = self._stack
         stack.traffic.stop()
         # Until then some still have to be due; what is so for longer is found.
-        time.sleep(IDLE_TIMEOUT + LONGEST_DUE)
+        time.sleep(IDLE_TIMEOUT + stack.longest_due)
         with suppress(Exception):
             self.final = final_state.read_database(stack.database_url)
         for one in [*stack.schedulers, *stack.workers]:

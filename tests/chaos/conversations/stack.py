@@ -42,7 +42,7 @@ class Stack:
     """``workers`` commands of one process each, ``schedulers``, and traffic of ``rate`` operations a second.
 
     ``environment`` is for the commands, over what all of them have; ``statements`` the superuser runs on the migrated
-    database before anybody else is there.
+    database before anybody else is there. ``slack`` is what a machine that is busy otherwise may add, in seconds.
     """
 
     def __init__(
@@ -55,8 +55,11 @@ class Stack:
         rate: float = 150.0,
         environment: dict[str, str] | None = None,
         statements: Sequence[str] = (),
+        slack: float = 0.0,
     ) -> None:
         self.rng = rng
+        #: For how long anything may be due when all is well, in seconds.
+        self.longest_due = LONGEST_DUE + slack
         #: What the harness noticed on its way.
         self.incidents: list[str] = []
         self.directory = Path(tempfile.mkdtemp(prefix="adjourn-chaos-"))
@@ -209,7 +212,7 @@ class Stack:
             missing = self._asleep()
             if not missing and at - since >= _STEADY:
                 self.traffic.note(
-                    Checkpoint(at=reading.at, due_since=reading.due_since, allowed=LONGEST_DUE, after=after)
+                    Checkpoint(at=reading.at, due_since=reading.due_since, allowed=self.longest_due, after=after)
                 )
                 return since - began
         raise NeverWellError(f"{WELL_TIMEOUT:g} s after {after or 'the start'} there was still {missing}")
@@ -218,7 +221,7 @@ class Stack:
         """Return what is not well, nothing when all is."""
         if reading is None:
             return "no answer of PostgreSQL"
-        if reading.longest_due > LONGEST_DUE:
+        if reading.longest_due > self.longest_due:
             return f"a conversation that was due for {reading.longest_due:.1f} s"
         if not self.traffic.is_acknowledged_since(began):
             return "a client that was not answered"
