@@ -73,7 +73,11 @@ def _wrong_options(message: "dramatiq.Message[None]", queue_name: str) -> str | 
 
 def _wrong_call(message: "dramatiq.Message[None]", actor: "dramatiq.Actor[Any, Any]") -> str | None:
     try:
-        inspect.signature(actor.fn).bind(*message.args, **message.kwargs)
+        signature = inspect.signature(actor.fn)
+    except ValueError:  # it is written in C, and does not say
+        return None
+    try:
+        signature.bind(*message.args, **message.kwargs)
     except TypeError as error:
         return f"its arguments are not those of {message.actor_name}: {_line(error)}"
     return None
@@ -84,7 +88,12 @@ def _line(error: BaseException) -> str:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    try:
+        return not math.isnan(value)
+    except OverflowError:  # a whole number that no float holds, and nobody can reckon with
+        return False
 
 
 def _is_finite(value: object) -> bool:

@@ -78,6 +78,10 @@ class Sorter:
             message = read_message(data, queue_name=queue_name, broker=self._broker)
         except UnreadableMessageError as error:
             return error
+        except Exception as error:
+            # Whatever it is, it is about this message: what lies beside it is run.
+            log.exception("a message could not be looked at", queue=queue_name)
+            return UnreadableMessageError(f"it cannot be read: {first_line(error)}")
         return _Taken(message.options["redis_message_id"], data)
 
     def _is_doubtful(

@@ -39,6 +39,8 @@ _SETTINGS = {
     # Its events are in the statement: the triggers for other writers, where there are some, need not look for each.
     "adjourn.writes_events": "on",
 }
+#: The reason where the database says nothing.
+_UNDONE = "its row stays as it is: a trigger or a rule undoes its end"
 _START = datetime.min.replace(tzinfo=UTC)
 
 _c = conversations.c
@@ -74,7 +76,7 @@ class DueEnding:
 
     def __init__(self, due_by: DueBy, cause: EventCause, *, tells_lags: bool = False) -> None:
         due = due_by.due(_NOW)
-        ahead = due & (due_by.deadline >= _POSITION) & set_aside.taken
+        ahead = due & (due_by.deadline >= _POSITION) & set_aside.taken(_NOW)
         #: Ends the first ``batch_size`` from ``position`` on that are due at ``now``.
         self.batch = Ending(
             status=due_status, cause=cause, where=ahead, order_by=due_by.deadline, tells_lags=tells_lags
@@ -124,13 +126,10 @@ class DueBatches:
         #: The single row that was tried last.
         self._tried: uuid.UUID | None = None
         self._conflicts = 0
+        #: How many were picked and not ended, though others of their batch were.
+        self._kept = 0
         #: Whether nothing more was due than the last batch.
         self.is_over = False
-
-    @property
-    def is_searching(self) -> bool:
-        """Whether batches are small, because of a row that was refused."""
-        return self._size < self._batch_size
 
     def end_next(self, transact: Transact, *, moment: datetime, sweep_id: uuid.UUID | None = None) -> Batch:
         """End the next batch in a transaction; ``moment`` is recorded.
@@ -146,16 +145,14 @@ class DueBatches:
         self._conflicts = 0
         if ended.picked and not ended.count:
             # Either each has changed since it was picked, or something undoes what is done to them without a word.
-            return self._go_on_without(
-                self._tried,
-                "its row stays as it is: a trigger or a rule undoes its end",
-                ended.picked,
-                transact,
-                moment,
-            )
+            return self._go_on_without(self._tried, _UNDONE, ended.picked, transact, moment)
+        self._kept += ended.picked - ended.count
         self.is_over = ended.picked < self._size
         self._position = ended.last or self._position
         self._grow()
+        if self.is_over and self._kept:
+            # Once more from the start, where there is nothing but them now.
+            self.is_over, self._position, self._kept = False, _START, 0
         if self.is_over:
             transact(lambda connection: set_aside.forget_ended(connection, now=self._now))
         return Batch(ended.count, ended.lags)
@@ -182,7 +179,7 @@ class DueBatches:
             self._conflicts += 1
             return Batch(0)
         may_be_a_row = refusal is Refusal.ROW and (self._size > 1 or self._tried is not None)
-        if not may_be_a_row or (not self.is_searching and self._fails_without_rows(transact)):
+        if not may_be_a_row or (self._size == self._batch_size and self._fails_without_rows(transact)):
             raise error
         return self._go_on_without(self._tried, first_line(error), self._size, transact, moment)
 

@@ -24,6 +24,7 @@ from sqlalchemy import (
     bindparam,
     case,
     column,
+    delete,
     extract,
     func,
     insert,
@@ -34,7 +35,7 @@ from sqlalchemy import (
 )
 
 from models.columns import UtcDateTime
-from models.conversation import ConversationStatus, conversations, deadline, due_status
+from models.conversation import ConversationStatus, active, conversations, deadline, due_status
 from models.event import EventCause, conversation_events
 from services.lags import Lags, thresholds
 
@@ -68,7 +69,8 @@ class Ended:
     """What one statement ended."""
 
     count: int
-    #: How many it picked. The rest has changed since, so that PostgreSQL did not let the statement have them.
+    #: How many it picked. The rest has changed since, so that PostgreSQL did not let the statement have them, or a
+    #: trigger of the platform's keeps them as they are.
     picked: int
     #: The largest value of the order column among those, where there was an order and the database tells it.
     last: datetime | None = None
@@ -115,13 +117,15 @@ class Ending:
         if connection.dialect.name != "sqlite":
             return self._apply_whole(connection, parameters)
         before = connection.execute(_LAST_EVENT).scalar_one()
-        connection.execute(self._record, parameters)
+        picked = connection.execute(self._record, parameters).rowcount
         count = connection.execute(_FOLLOW_EVENTS, {"before": before}).rowcount
+        if count < picked:
+            connection.execute(_FORGET_UNDONE, {"before": before})
         lags = None
         if self._tells_lags:
             deadlines = connection.execute(_DEADLINES, {"before": before}).scalars()
             lags = Lags.of_deadlines(deadlines, moment=moment)
-        return Ended(count, picked=count, lags=lags)
+        return Ended(count, picked=picked, lags=lags)
 
     def _apply_whole(self, connection: Connection, parameters: dict[str, Any]) -> Ended:
         if not self._tells_lags:
@@ -206,4 +210,8 @@ _FOLLOW_EVENTS = (
     update(conversations)
     .where(_e.event_id > bindparam("before"), _c.conv_id == _e.conv_id)
     .values(status=_e.status, ended_at=_e.occurred_at)
+)
+#: On SQLite: take back the events of rows that a trigger kept as they are.
+_FORGET_UNDONE = delete(conversation_events).where(
+    _e.event_id > bindparam("before"), _e.conv_id.in_(select(_c.conv_id).where(active))
 )

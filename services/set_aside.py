@@ -28,10 +28,6 @@ log = get_logger(__name__)
 
 _c = conversations.c
 _s = set_aside_conversations.c
-_NOW = bindparam("now", type_=UtcDateTime())
-
-#: Predicate: no sweep at ``now`` leaves it out. A subquery of its own, which is done once a statement.
-taken: ColumnElement[bool] = _c.conv_id.not_in(select(_s.conv_id).where(_s.retry_at > _NOW))
 #: Predicate: it is not set aside, whether or not it is about to be tried again.
 not_set_aside: ColumnElement[bool] = _c.conv_id.not_in(select(_s.conv_id))
 
@@ -48,6 +44,11 @@ _TRY_AT_ONCE = (
 
 
 _HELD = select(_s.tries, _s.retry_at).where(_s.conv_id == bindparam("held_id", type_=_s.conv_id.type)).with_for_update()
+
+
+def taken(now: datetime | ColumnElement[datetime]) -> ColumnElement[bool]:
+    """Return the predicate: no sweep at ``now`` leaves it out. A subquery of its own, done once a statement."""
+    return _c.conv_id.not_in(select(_s.conv_id).where(_s.retry_at > now))
 
 
 class TooManySetAsideError(AdjournError):

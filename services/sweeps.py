@@ -14,6 +14,7 @@ from sqlmodel import Session
 from models.columns import require_aware
 from models.conversation import Conversation
 from models.event import EventCause
+from services import set_aside
 from services.arguments import LONGEST_PAGE, require_size
 from services.due import BY_EXPIRES_AT, BY_IDLE_AT, Batch, DueBatches, DueBy, DueEnding
 from services.tasks import DEFAULT_BATCH_SIZE, LARGEST_BATCH_SIZE, Task
@@ -24,7 +25,7 @@ DEFAULT_TIME_BUDGET = timedelta(seconds=30)
 T = TypeVar("T")
 
 Stopwatch = Callable[[], float]
-#: Asked after each full batch: whether to take another.
+#: Asked after each batch but the last: whether to take another.
 Proceed = Callable[[], bool]
 
 
@@ -92,7 +93,7 @@ def process_idle_conversations(
     The deadline that comes first names the status, so one whose expiry came before is ``expired``. Conversations that
     another transaction holds are left to whoever holds them, or to the next sweep. One whose end the database refuses
     is set aside: see ``services.set_aside``. ``sweep_id`` is for the events, a new one unless it is given. ``proceed``
-    is asked after each full batch, and ends the sweep when it says False; ``on_batch`` is told of each batch.
+    is asked after each batch but the last, and ends the sweep when it says False; ``on_batch`` is told of each batch.
     ``stopwatch`` tells seconds that pass while it runs: they spend the budget and are added to ``now`` for the moment
     that events record.
 
@@ -134,7 +135,8 @@ def find_expired_conversations(session: Session, *, now: datetime, limit: int = 
 
 def _find(session: Session, kind: _Kind, now: datetime, limit: int) -> list[Conversation]:
     due_by = kind.due_by
-    due = select(Conversation).where(due_by.due(require_aware(now, "now"))).order_by(due_by.deadline)
+    now = require_aware(now, "now")
+    due = select(Conversation).where(due_by.due(now), set_aside.taken(now)).order_by(due_by.deadline)
     page = due.limit(require_size("limit", limit, LONGEST_PAGE))
     return list(session.scalars(page, execution_options={"populate_existing": True}))
 
@@ -155,7 +157,7 @@ def _sweep(  # noqa: PLR0917 - the two callers above hand on what they were give
     ending = kind.ending if on_batch is None else kind.telling_ending
     batches_due = DueBatches(ending, now=now, batch_size=batch_size)
     started = stopwatch()
-    count = batches = set_aside = 0
+    count = batches = aside = 0
     has_begun = False
     # One connection for all batches, each in a transaction of its own.
     with engine.connect() as connection:
@@ -167,15 +169,15 @@ def _sweep(  # noqa: PLR0917 - the two callers above hand on what they were give
         while True:
             elapsed = stopwatch() - started
             if elapsed >= time_budget.total_seconds() and has_begun:
-                return Sweep(sweep_id, kind.task, count, batches, set_aside, elapsed, drained=False)
+                return Sweep(sweep_id, kind.task, count, batches, aside, elapsed, drained=False)
             batch = batches_due.end_next(transact, moment=now + timedelta(seconds=elapsed), sweep_id=sweep_id)
             has_begun = True
             count += batch.count
             batches += batch.count > 0
-            set_aside += batch.set_aside
+            aside += batch.set_aside
             if on_batch is not None and (batch.count or batch.set_aside):
                 on_batch(batch)
-            if batches_due.is_over or not (batches_due.is_searching or proceed()):
+            if batches_due.is_over or not proceed():
                 duration = stopwatch() - started
                 drained = batches_due.is_over
-                return Sweep(sweep_id, kind.task, count, batches, set_aside, duration, drained=drained)
+                return Sweep(sweep_id, kind.task, count, batches, aside, duration, drained=drained)

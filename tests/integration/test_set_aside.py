@@ -16,7 +16,7 @@ from services.conversations import close_conversation, get_conversation
 from services.database import create_database_engine, open_session
 from services.due import Batch
 from services.set_aside import FIRST_WAIT, LONGEST_WAIT, TooManySetAsideError, list_set_aside, try_again
-from services.sweeps import Sweep, process_expired_conversations, process_idle_conversations
+from services.sweeps import Sweep, find_idle_conversations, process_expired_conversations, process_idle_conversations
 from tests.support import MOMENT, NOON, all_conversations, all_events, opened
 
 DUE = NOON + timedelta(hours=1)
@@ -189,6 +189,26 @@ def test_a_trigger_that_undoes_the_end_without_a_word_is_found_as_well(postgresq
 
     assert (done.count, done.set_aside) == (10, 2)
     assert {one.reason for one in listed(postgresql)} == {"its row stays as it is: a trigger or a rule undoes its end"}
+
+
+def test_a_trigger_of_sqlite_that_undoes_the_end_without_a_word_leaves_no_event(sqlite_url: str) -> None:
+    engine = create_database_engine(sqlite_url)
+    conv_ids = open_some(engine, 10)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(
+            "CREATE TRIGGER keep_it BEFORE UPDATE ON conversations "
+            f"WHEN OLD.conv_id IN ('{conv_ids[0]}', '{conv_ids[4]}') BEGIN SELECT RAISE(IGNORE); END"
+        )
+
+    done = sweep(engine, batch_size=4)
+
+    assert (done.count, done.set_aside, done.drained) == (8, 2, True)
+    assert {event.conv_id for event in all_events(engine)} == {*conv_ids} - {conv_ids[0], conv_ids[4]}
+    with open_session(engine) as session:
+        assert close_conversation(session, conv_id=conv_ids[0], now=DUE).is_active
+        session.commit()
+    assert len(all_events(engine)) == 8
+    engine.dispose()
 
 
 # What is not a row's fault
@@ -383,6 +403,26 @@ def test_a_search_that_spends_the_time_is_gone_on_with_by_the_next_sweep(engine:
 
     assert 1 < sweeps < 15
     assert {one.conv_id for one in listed(engine)} == {*conv_ids[10:20]}
+
+
+def test_a_search_is_ended_as_any_sweep_is(engine: Engine) -> None:
+    poison(engine, open_some(engine, 20))
+    asked = iter([True, True, False])
+
+    done = process_idle_conversations(engine, now=DUE, batch_size=8, proceed=lambda: next(asked))
+
+    assert (done.count, done.drained) == (0, False)
+    assert next(asked, None) is None
+
+
+def test_what_is_set_aside_is_not_among_what_a_sweep_would_end(engine: Engine) -> None:
+    first, second = open_some(engine, 2)
+    poison(engine, [first])
+    with open_session(engine) as session:
+        set_aside.set_aside(session.connection(), first, reason="no", now=DUE)
+        session.commit()
+        for now, found in ((DUE, [second]), (DUE + FIRST_WAIT, [first, second])):
+            assert [one.conv_id for one in find_idle_conversations(session, now=now)] == found
 
 
 def test_two_sweeps_at_once_end_each_of_the_others_once(postgresql: Engine) -> None:

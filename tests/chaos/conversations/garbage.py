@@ -121,6 +121,9 @@ UNREADABLE: Mapping[str, Writes] = {
     "a term of another kind": _options(term=["x" * 100]),
     "a huge option": _options(colour="x" * _HUGE),
     "an hour in the future": _options(eta=_FAR_FUTURE),
+    "a timestamp that no float holds": _fields(message_timestamp=10**400),
+    "retries that no float holds": _options(retries=10**400),
+    "an hour that no float holds": _options(eta=10**400),
     "an hour without end": _options(eta=float("inf")),
     "an hour that is a text": _options(eta="tomorrow"),
 }
