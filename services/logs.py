@@ -81,8 +81,20 @@ def _quiet_ticks(record: logging.LogRecord) -> bool:
     return True
 
 
+#: Errors whose text says all that there is to say, by their names: most processes that log load nothing of a database.
+_SAID_IN_A_LINE = {"OperationalError", "InsufficientPrivilege", "RedisError", "AdjournError"}
+
+
+def _names_of(error: BaseException) -> set[str]:
+    """Return the names of its classes, and of those of the driver's error that it is about."""
+    kinds = (*type(error).__mro__, *type(getattr(error, "orig", None)).__mro__)
+    return {kind.__name__ for kind in kinds}
+
+
 class _Outages(logging.Filter):
     """Has what dramatiq says of a database or a Redis that is away be a line, and each of its consumers' once a minute.
+
+    So is what the database does not allow, and what is said in words of ours.
 
     It would be a traceback a run, and a line or a traceback of each consumer every three seconds.
     """
@@ -97,8 +109,7 @@ class _Outages(logging.Filter):
         if logging.getLogger().isEnabledFor(logging.DEBUG) or not record.name.startswith("dramatiq.worker."):
             return True
         error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
-        # By their names: most processes that log load nothing of a database.
-        if error is not None and {"OperationalError", "RedisError"} & {kind.__name__ for kind in type(error).__mro__}:
+        if error is not None and _SAID_IN_A_LINE & _names_of(error):
             record.msg, record.args = f"{record.getMessage().rstrip('.')}: {first_line(error)}", ()
             record.exc_info = None
         return not str(record.msg).startswith(_OF_CONSUMERS) or self._is_new(record)

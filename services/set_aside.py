@@ -31,10 +31,11 @@ _s = set_aside_conversations.c
 #: Predicate: it is not set aside, whether or not it is about to be tried again.
 not_set_aside: ColumnElement[bool] = _c.conv_id.not_in(select(_s.conv_id))
 
-#: How many are set aside. Those that have ended since are forgotten by the next sweep.
-COUNT = select(func.count()).select_from(set_aside_conversations)
-
+#: How many are noted. Some may have ended since, until the next sweep forgets them.
+COUNT_NOTED = select(func.count()).select_from(set_aside_conversations)
 _GOES_ON = exists().where(_c.conv_id == _s.conv_id, active)
+#: How many are set aside. To be asked where any are noted: without statistics it might read all that is active.
+COUNT = COUNT_NOTED.where(_GOES_ON)
 _FORGET_ENDED = delete(set_aside_conversations).where(~_GOES_ON)
 _TRY_AT_ONCE = (
     update(set_aside_conversations)
@@ -64,7 +65,9 @@ def set_aside(connection: Connection, conv_id: uuid.UUID, *, reason: str, now: d
     reason = "".join(one if one.isprintable() else "?" for one in reason[:_LONGEST_REASON])
     before = connection.execute(_HELD, {"held_id": conv_id}).one_or_none()
     if before is None:
-        if connection.execute(COUNT).scalar_one() >= MOST:
+        if connection.execute(COUNT_NOTED).scalar_one() >= MOST:
+            forget_ended(connection, now=now)
+        if connection.execute(COUNT_NOTED).scalar_one() >= MOST:
             raise TooManySetAsideError(
                 f"{MOST:,} conversations are set aside, and the database refuses more, so it is not they: {reason}"
             )
@@ -113,7 +116,7 @@ def list_set_aside(session: Session, *, limit: int = 100) -> list[SetAsideConver
 
 def try_again(session: Session, *, conv_ids: Sequence[uuid.UUID] | None = None, now: datetime) -> list[uuid.UUID]:
     """Have the next sweep take these again, all unless given; return those that are set aside."""
-    retried = update(set_aside_conversations).values(retry_at=now)
+    retried = update(set_aside_conversations).where(_GOES_ON).values(retry_at=now)
     if conv_ids is not None:
         retried = retried.where(_s.conv_id.in_(conv_ids))
     return list(session.connection().execute(retried.returning(_s.conv_id)).scalars())

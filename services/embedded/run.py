@@ -5,10 +5,12 @@ import sys
 from collections.abc import Mapping
 from types import FrameType
 
+from sqlalchemy.exc import DBAPIError
+
 from services.cycle import run_task
 from services.database import create_database_engine
 from services.embedded.stack import Stack, prepare_database
-from services.errors import AdjournError
+from services.errors import AdjournError, first_line
 from services.logs import configure_logging
 from services.settings import load_settings
 from services.tasks import Task
@@ -37,18 +39,28 @@ def run_until_stopped(overrides: Mapping[str, str]) -> None:
 
 
 def run_once(overrides: Mapping[str, str]) -> None:
-    """Run each enabled task once, in this process, and print what it did."""
+    """Run each enabled task once, in this process, and print what it did.
+
+    One that fails keeps no other from being run. Raises AdjournError, which says which of them failed, and why.
+    """
     settings = load_settings(**overrides)
     configure_logging(level=settings.log_level, style=settings.log_format)
     prepare_database(settings)
     engine = create_database_engine(settings.database)
+    failures = []
     for task in Task:
         if not settings.is_enabled(task):
             sys.stdout.write(f"{task}: disabled\n")
             continue
-        sweep = run_task(task, engine, settings)
+        try:
+            sweep = run_task(task, engine, settings)
+        except (AdjournError, DBAPIError) as error:
+            failures.append(f"{task} failed: {first_line(error)}")
+            continue
         left = "" if sweep.drained else "; the time budget is spent, more is due"
         batches = "1 batch" if sweep.batches == 1 else f"{sweep.batches} batches"
         aside = f"; {sweep.set_aside} set aside, see adjourn set-aside list" if sweep.set_aside else ""
         sys.stdout.write(f"{task}: ended {sweep.count} in {batches}, {sweep.duration:.3f} s{left}{aside}\n")
     engine.dispose()
+    if failures:
+        raise AdjournError("; ".join(failures))

@@ -137,7 +137,7 @@ def measure_backlog(engine: Engine, *, budget: timedelta = DEFAULT_BUDGET, cap: 
         ask = partial(_ask, connection, deadline)
         # One more than the cap, to see whether there are more.
         with suppress(_TooLongError):
-            aside = ask(set_aside.COUNT)
+            aside = ask(set_aside.COUNT_NOTED) and ask(set_aside.COUNT)
             for kind in _KINDS:
                 first[kind.task] = ask(kind.first_not_set_aside if aside else kind.first, now=now)
                 if first[kind.task] is None:

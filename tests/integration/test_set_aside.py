@@ -40,7 +40,7 @@ def poison(engine: Engine, conv_ids: Iterable[uuid.UUID]) -> None:
             )
             return
         connection.exec_driver_sql(
-            "CREATE FUNCTION gremlin() RETURNS trigger LANGUAGE plpgsql AS "
+            "CREATE OR REPLACE FUNCTION gremlin() RETURNS trigger LANGUAGE plpgsql AS "
             f"$$ BEGIN RAISE EXCEPTION '{GREMLIN}' USING DETAIL = 'of ' || OLD.from_number; END $$; "
             f"CREATE TRIGGER gremlin BEFORE UPDATE ON conversations FOR EACH ROW "
             f"WHEN (OLD.conv_id IN ({named})) EXECUTE FUNCTION gremlin()"
@@ -267,6 +267,23 @@ def test_when_too_many_are_refused_it_is_not_they(engine: Engine, monkeypatch: p
     cure(engine)
     assert sweep(engine, now=DUE + FIRST_WAIT).count == 20
     assert listed(engine) == []
+
+
+def test_those_that_have_ended_since_leave_room_for_others(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(set_aside, "MOST", 3)
+    conv_ids = open_some(engine, 10)
+    poison(engine, conv_ids[:3])
+    sweep(engine)
+    cure(engine)
+    with open_session(engine) as session:
+        for conv_id in conv_ids[:3]:
+            close_conversation(session, conv_id=conv_id, now=DUE)
+        session.commit()
+    another, _ = open_some(engine, 12)[10:]
+    poison(engine, [another])
+
+    assert sweep(engine).set_aside == 1
+    assert [one.conv_id for one in listed(engine)] == [another]
 
 
 # Trying it again
