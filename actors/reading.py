@@ -18,7 +18,7 @@ from services.operations.dead_letters import message_of
 from services.values import LONGEST_TEXT, text_of
 
 #: How long a message may be, in bytes: ours have a few hundred. dramatiq writes all of one into the log when it fails.
-LONGEST_MESSAGE = 1_000_000
+LONGEST_MESSAGE = 16 * 2**20
 
 
 class UnreadableMessageError(AdjournError):
@@ -34,7 +34,7 @@ def read_message(data: bytes, *, queue_name: str, broker: dramatiq.Broker) -> "d
         raise UnreadableMessageError(
             f"it has {len(data):,} bytes, of which no worker takes more than {LONGEST_MESSAGE:,}"
         )
-    if message_of(data) is None:
+    if isinstance(dramatiq.get_encoder(), dramatiq.JSONEncoder) and message_of(data) is None:
         raise UnreadableMessageError("it cannot be read: it is no JSON of dramatiq's")
     try:
         message: dramatiq.Message[None] = dramatiq.Message.decode(data)
@@ -44,7 +44,10 @@ def read_message(data: bytes, *, queue_name: str, broker: dramatiq.Broker) -> "d
         actor = broker.get_actor(message.actor_name)
     except ActorNotFound as error:
         raise UnreadableMessageError(f"there is no actor {text_of(message.actor_name)}") from error
-    wrong = _wrong_fields(message, queue_name) or _wrong_options(message, queue_name) or _wrong_call(message, actor)
+    wrong = _wrong_fields(message, queue_name) or _wrong_options(message, queue_name)
+    if wrong is None and actor.options.get("max_retries") == 0:
+        # Others are tried again, perhaps by a worker of the next version, which knows these arguments.
+        wrong = _wrong_call(message, actor)
     if wrong is not None:
         raise UnreadableMessageError(wrong)
     return message

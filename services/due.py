@@ -20,14 +20,19 @@ from services.database import set_locally
 from services.endings import Ended, Ending
 from services.errors import first_line
 from services.lags import Lags
+from services.logs import get_logger
 from services.refusals import Refusal, refusal_of
 
 T = TypeVar("T")
 
 #: How long one batch may take: a thousand times what it does, so it waits for a lock on the whole table, or for nobody.
 BATCH_TIMEOUT = timedelta(seconds=20)
-#: How many conflicts with other transactions, one after the other, before one counts as an error.
+#: How many conflicts with other transactions, one after the other, before one counts as refused.
 MOST_CONFLICTS = 3
+#: What is left of the size of a batch that took too long, for the rest of the sweep.
+_SMALLER = 16
+#: How long a batch without rows may take: when it takes longer, somebody has the table locked.
+_PROBE_TIMEOUT = timedelta(seconds=2)
 #: For the transaction of a batch. PostgreSQL cannot tell in advance how much is due. When it expects little, it sorts
 #: all of it instead of walking the index in its order until the batch is full; when it expects much, it reads the whole
 #: table instead of looking up each row at its place. Both are right for small tables only.
@@ -42,6 +47,8 @@ _SETTINGS = {
 #: The reason where the database says nothing.
 _UNDONE = "its row stays as it is: a trigger or a rule undoes its end"
 _START = datetime.min.replace(tzinfo=UTC)
+
+log = get_logger(__name__)
 
 _c = conversations.c
 _NOW = bindparam("now", type_=UtcDateTime())
@@ -113,7 +120,7 @@ class DueBatches:
     there is left to them, or to the next sweep.
 
     When the database refuses a batch because of a row, the next one is half as large, until it is a single row, which
-    is set aside; then they grow again.
+    is set aside; then they grow again. After one that took too long they are small.
     """
 
     def __init__(self, ending: DueEnding, *, now: datetime, batch_size: int) -> None:
@@ -134,8 +141,8 @@ class DueBatches:
     def end_next(self, transact: Transact, *, moment: datetime, sweep_id: uuid.UUID | None = None) -> Batch:
         """End the next batch in a transaction; ``moment`` is recorded.
 
-        One that was refused ends nothing. Raises sqlalchemy.exc.DBAPIError for what is not about a row, and after
-        ``MOST_CONFLICTS``; TooManySetAsideError.
+        One that was refused ends nothing. Raises sqlalchemy.exc.DBAPIError for what is not about rows, and
+        TooManySetAsideError.
         """
         self._tried = None
         try:
@@ -178,19 +185,25 @@ class DueBatches:
         if refusal is Refusal.CONFLICT and self._conflicts < MOST_CONFLICTS:
             self._conflicts += 1
             return Batch(0)
-        may_be_a_row = refusal is Refusal.ROW and (self._size > 1 or self._tried is not None)
-        if not may_be_a_row or (self._size == self._batch_size and self._fails_without_rows(transact)):
+        is_about_rows = refusal is not Refusal.OTHER and (self._size > 1 or self._tried is not None)
+        if not is_about_rows or (self._size == self._batch_size and self._fails_without_rows(transact)):
             raise error
+        if refusal is Refusal.TOO_LONG and self._size > 1:
+            self._batch_size = self._size = max(1, self._size // _SMALLER)
+            self._suspects = 0
+            log.warning("a batch took too long: smaller ones for the rest of this sweep", batch_size=self._size)
+            return Batch(0)
         return self._go_on_without(self._tried, first_line(error), self._size, transact, moment)
 
     def _fails_without_rows(self, transact: Transact) -> bool:
         """Return whether it cannot be a row's fault: something of ours is missing, or the right to it."""
+
+        def probe(connection: Connection) -> Ended:
+            set_locally(connection, statement_timeout=f"{_PROBE_TIMEOUT // timedelta(milliseconds=1)}")
+            return self._ending.batch.apply(connection, moment=self._now, sweep_id=None, **self._place, batch_size=0)
+
         try:
-            transact(
-                lambda connection: self._ending.batch.apply(
-                    connection, moment=self._now, sweep_id=None, **self._place, batch_size=0
-                )
-            )
+            transact(probe)
         except DBAPIError:
             return True
         return False

@@ -35,7 +35,15 @@ from sqlalchemy import (
 )
 
 from models.columns import UtcDateTime
-from models.conversation import ConversationStatus, active, conversations, deadline, due_status
+from models.conversation import (
+    ACTIVE_STATUSES,
+    ConversationStatus,
+    active,
+    conversations,
+    deadline,
+    due_status,
+    status_literal,
+)
 from models.event import EventCause, conversation_events
 from services.lags import Lags, thresholds
 
@@ -161,11 +169,14 @@ class Ending:
             .returning(_c.conv_id, due.c.previous_status, _c.status, due.c.deadline, due.c.last_activity_at)
             .cte("ended")
         )
-        recorded = insert(conversation_events).from_select(_RECORDED, select(*ended.c, self._cause, _SWEEP_ID, MOMENT))
-        count = select(func.count()).select_from(ended).scalar_subquery()
+        # What a trigger of the platform's has put back has not ended.
+        has_ended = ended.c.status.not_in([status_literal(status) for status in ACTIVE_STATUSES])
+        events = select(*ended.c, self._cause, _SWEEP_ID, MOMENT).where(has_ended)
+        recorded = insert(conversation_events).from_select(_RECORDED, events)
+        count = select(func.count()).select_from(ended).where(has_ended).scalar_subquery()
         figures = [count, func.count(), func.max(due.c.position)]
         if self._tells_lags:
-            figures += _lag_figures(ended)
+            figures += _lag_figures(ended, has_ended)
         return select(*figures).select_from(due).add_cte(recorded.cte("recorded"))
 
     @cached_property
@@ -191,14 +202,14 @@ class Ending:
         return picked.order_by(self._order_by).limit(bindparam("batch_size", type_=Integer(), literal_execute=True))
 
 
-def _lag_figures(ended: CTE) -> list[ColumnElement[Any]]:
+def _lag_figures(ended: CTE, has_ended: ColumnElement[bool]) -> list[ColumnElement[Any]]:
     """Return, for PostgreSQL, how many of ``ended`` reached how many thresholds, as JSON, and their lags together."""
     # By thresholds in time, not by seconds: nothing is converted, and an edge belongs to the bucket below it.
     reached = func.width_bucket(ended.c.deadline, _THRESHOLDS).label("reached")
-    places = select(reached, func.count().label("count")).group_by(reached).subquery("places")
+    places = select(reached, func.count().label("count")).where(has_ended).group_by(reached).subquery("places")
     by_place = select(func.json_object_agg(places.c.reached, places.c.count, type_=JSON()))
     total = select(extract("epoch", func.sum(MOMENT - ended.c.deadline, type_=Interval())))
-    return [by_place.scalar_subquery(), total.select_from(ended).scalar_subquery()]
+    return [by_place.scalar_subquery(), total.select_from(ended).where(has_ended).scalar_subquery()]
 
 
 #: On SQLite, where nobody else writes meanwhile: after which event this transaction's are.

@@ -1,4 +1,4 @@
-"""What an error of the database means to whoever ends a batch of rows: a row's fault, a conflict, or neither."""
+"""What an error of the database means to whoever ends a batch of rows: whose fault it is, and what may help."""
 
 import sqlite3
 from enum import Enum, auto
@@ -13,14 +13,19 @@ class Refusal(Enum):
     ROW = auto()
     #: Another transaction was in the way, and this one had to give way: the same again may succeed at once.
     CONFLICT = auto()
-    #: The connection, the server, its resources, a time limit: the same again, and with fewer rows, would fail.
+    #: It took longer than it may: it had to wait, or there is too much to do for each row.
+    TOO_LONG = auto()
+    #: The connection, the server, its resources: the same again, and with fewer rows, would fail.
     OTHER = auto()
 
 
-#: Classes of PostgreSQL's codes that say nothing of rows, besides connection (08) and rollback (40): invalid
-#: transaction, authorization, catalog, resources, state (as a lock that was not to be had), intervention (as a time
-#: limit), system. Its appendix A has them all.
-_NOT_OF_ROWS = {"08", "25", "28", "3D", "40", "53", "55", "57", "58"}
+#: Classes of PostgreSQL's codes that say nothing of rows, whoever raises them: connection, resources, intervention,
+#: system. Its appendix A has them all.
+_NOT_OF_ROWS = {"08", "53", "57", "58"}
+#: lock_not_available: a row's lock is not waited for.
+_LOCKED = "55P03"
+#: query_canceled: by statement_timeout, but for a person who cancels it.
+_TOO_LONG = "57014"
 #: serialization_failure and deadlock_detected.
 _CONFLICTS = {"40001", "40P01"}
 #: SQLite's primary codes that may come of what triggers and constraints make of a row.
@@ -48,4 +53,6 @@ def refusal_of(error: DBAPIError) -> Refusal:
         return Refusal.OTHER
     if code in _CONFLICTS:
         return Refusal.CONFLICT
-    return Refusal.OTHER if code[:2] in _NOT_OF_ROWS else Refusal.ROW
+    if code == _TOO_LONG:
+        return Refusal.TOO_LONG
+    return Refusal.OTHER if code == _LOCKED or code[:2] in _NOT_OF_ROWS else Refusal.ROW

@@ -36,6 +36,8 @@
 \endif
 
 BEGIN;
+-- Nothing that others have put into a schema of everybody's is taken for PostgreSQL's own.
+SET LOCAL search_path = pg_catalog, pg_temp;
 -- A table changes its owner under a lock: nobody shall wait for long behind who waits for this.
 SET LOCAL lock_timeout = '5s';
 SELECT set_config('adjourn.owner', :'owner', true), set_config('adjourn.app', :'app', true),

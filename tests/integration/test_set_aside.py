@@ -245,14 +245,66 @@ def test_a_conflict_with_another_transaction_is_tried_again_at_once(postgresql: 
     assert (sweep(postgresql).count, listed(postgresql)) == (3, [])
 
 
-def test_one_conflict_too_many_is_an_error_and_no_row_s_fault(postgresql: Engine) -> None:
-    open_some(postgresql, 3)
-    give_way(postgresql, due.MOST_CONFLICTS + 1)
+def test_a_row_that_is_in_conflict_each_time_does_not_keep_the_others(postgresql: Engine) -> None:
+    conv_ids = open_some(postgresql, 10)
+    refuse_by(postgresql, conv_ids[4], "RAISE deadlock_detected")
 
-    with pytest.raises(DBAPIError, match="deadlock_detected"):
-        sweep(postgresql)
+    assert (sweep(postgresql).count, [one.conv_id for one in listed(postgresql)]) == (9, [conv_ids[4]])
 
-    assert (len(active_ids(postgresql)), listed(postgresql)) == (3, [])
+
+@pytest.mark.parametrize("code", ["25006", "28000", "40001", "55000", "P0004", "XX001"])
+def test_a_trigger_may_refuse_by_any_code_that_is_about_the_statement(postgresql: Engine, code: str) -> None:
+    conv_ids = open_some(postgresql, 10)
+    refuse_by(postgresql, conv_ids[4], f"RAISE SQLSTATE '{code}'")
+
+    assert (sweep(postgresql).count, [one.conv_id for one in listed(postgresql)]) == (9, [conv_ids[4]])
+
+
+@pytest.mark.parametrize("undo", ["RETURN OLD", "NEW.status := OLD.status; NEW.ended_at := NULL; RETURN NEW"])
+def test_a_trigger_that_puts_the_row_back_leaves_no_event(postgresql: Engine, undo: str) -> None:
+    conv_ids = open_some(postgresql, 10)
+    refuse_by(postgresql, conv_ids[4], undo)
+    told: list[Batch] = []
+
+    done = process_idle_conversations(postgresql, now=DUE, batch_size=4, on_batch=told.append)
+
+    assert (done.count, [one.conv_id for one in listed(postgresql)]) == (9, [conv_ids[4]])
+    assert {event.conv_id for event in all_events(postgresql)} == {*conv_ids} - {conv_ids[4]}
+    assert sum(sum(batch.lags.counts) for batch in told if batch.lags) == 9
+
+
+def test_after_a_batch_that_took_too_long_they_are_small(postgresql: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    conv_ids = open_some(postgresql, 128)
+    refuse_by(postgresql, None, "PERFORM pg_sleep(0.02); RETURN NEW")
+    monkeypatch.setitem(due._SETTINGS, "statement_timeout", "1000")
+
+    done = sweep(postgresql, batch_size=128)
+
+    assert (done.count, done.set_aside) == (len(conv_ids), 0)
+    assert done.batches == 16
+
+
+def test_a_lock_on_the_whole_table_is_no_row_s_fault(postgresql: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    open_some(postgresql, 4)
+    monkeypatch.setitem(due._SETTINGS, "statement_timeout", "200")
+    monkeypatch.setattr(due, "_PROBE_TIMEOUT", timedelta(milliseconds=100))
+
+    with postgresql.begin() as holder:
+        holder.exec_driver_sql("LOCK TABLE conversations IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(DBAPIError, match="statement timeout"):
+            sweep(postgresql)
+
+    assert listed(postgresql) == []
+
+
+def refuse_by(engine: Engine, conv_id: uuid.UUID | None, what: str) -> None:
+    """Have a trigger do so at every change of a conversation, or of any."""
+    when = "" if conv_id is None else f"WHEN (OLD.conv_id = '{conv_id}')"
+    with engine.begin() as connection:
+        connection.exec_driver_sql(
+            f"CREATE FUNCTION gremlin() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {what}; END $$; "
+            f"CREATE TRIGGER gremlin BEFORE UPDATE ON conversations FOR EACH ROW {when} EXECUTE FUNCTION gremlin()"
+        )
 
 
 def test_when_too_many_are_refused_it_is_not_they(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import dramatiq
 import pytest
 import redis
 from dramatiq import Worker
+from dramatiq.middleware import Retries
 from structlog.testing import capture_logs
 
 from actors import settling
@@ -70,10 +71,12 @@ class Runs:
         self.hold.set()
         stopping = Stopping()
         self.broker = UnluckyBroker(
-            client=connect(url, timeout=5), middleware=[PromptPickup(environment={}), stopping], stopping=stopping
+            client=connect(url, timeout=5),
+            middleware=[PromptPickup(environment={}), Retries(), stopping],
+            stopping=stopping,
         )
         for queue, name in ((SWEEPS, DONE), (DRAINS, "drain_backlog")):
-            dramatiq.actor(broker=self.broker, actor_name=name, queue_name=queue)(self._run)
+            dramatiq.actor(broker=self.broker, actor_name=name, queue_name=queue, max_retries=0)(self._run)
         self.worker = Worker(self.broker, worker_threads=threads)
 
     def _run(self, marker: str = "") -> None:

@@ -1,6 +1,8 @@
 """Which messages a worker runs, of all that somebody may have put into its queue."""
 
 import json
+import pickle
+import time
 from typing import Any
 
 import dramatiq
@@ -26,8 +28,8 @@ def broker() -> dramatiq.Broker:
 
     def drain(task: str, sweep_id: str) -> None: ...
 
-    dramatiq.actor(broker=broker, actor_name="process_idle_conversations", queue_name=SWEEPS)(sweep)
-    dramatiq.actor(broker=broker, actor_name="drain_backlog", queue_name=DRAINS)(drain)
+    dramatiq.actor(broker=broker, actor_name="process_idle_conversations", queue_name=SWEEPS, max_retries=0)(sweep)
+    dramatiq.actor(broker=broker, actor_name="drain_backlog", queue_name=DRAINS, max_retries=0)(drain)
     return broker
 
 
@@ -87,10 +89,10 @@ def test_an_id_has_as_many_characters_as_a_line_may_show(broker: dramatiq.Broker
             read(broker, message_id=message_id)
 
 
-def test_a_message_has_a_million_bytes_and_no_more(broker: dramatiq.Broker) -> None:
+def test_a_message_has_sixteen_mebibytes_and_no_more(broker: dramatiq.Broker) -> None:
     longest = json.dumps(message(SWEEPS, REDIS_ID)).encode().ljust(LONGEST_MESSAGE)
     assert read_message(longest, queue_name=SWEEPS, broker=broker)
-    with pytest.raises(UnreadableMessageError, match="it has 1,000,001 bytes"):
+    with pytest.raises(UnreadableMessageError, match="it has 16,777,217 bytes"):
         read_message(longest + b" ", queue_name=SWEEPS, broker=broker)
 
 
@@ -104,3 +106,28 @@ def test_it_says_what_is_wrong(broker: dramatiq.Broker) -> None:
         with pytest.raises(UnreadableMessageError) as refusal:
             read(broker, **changes)
         assert str(refusal.value) == said
+
+
+def test_arguments_of_another_version_are_for_the_retries_of_an_actor_that_has_some() -> None:
+    broker = StubBroker()
+    dramatiq.actor(broker=broker, actor_name="notify", queue_name=SWEEPS)(lambda: None)
+
+    assert read(broker, actor_name="notify", args=["new"]).args == ("new",)
+
+
+def test_an_actor_whose_arguments_nobody_can_tell_is_run(broker: dramatiq.Broker) -> None:
+    dramatiq.actor(broker=broker, actor_name="sleep", queue_name=SWEEPS, max_retries=0)(time.sleep)
+
+    assert read(broker, actor_name="sleep", args=[1]).args == (1,)
+
+
+def test_messages_that_the_application_encodes_in_its_own_way_are_run(broker: dramatiq.Broker) -> None:
+    before = dramatiq.get_encoder()
+    dramatiq.set_encoder(dramatiq.PickleEncoder())
+    try:
+        data = pickle.dumps(message(SWEEPS, REDIS_ID))
+        assert read_message(data, queue_name=SWEEPS, broker=broker).options["redis_message_id"] == REDIS_ID
+        with pytest.raises(UnreadableMessageError, match="cannot be read"):
+            read_message(b"no pickle", queue_name=SWEEPS, broker=broker)
+    finally:
+        dramatiq.set_encoder(before)

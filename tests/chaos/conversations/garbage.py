@@ -18,7 +18,7 @@ NO_MESSAGE = "an id without a message"
 
 _IDLE = "process_idle_conversations"
 _DRAIN = "drain_backlog"
-_HUGE = 10_000_000
+_HUGE = 17_000_000
 _LONG = 900_000
 _DEEP = 100_000
 _FAR_FUTURE = 253_402_300_799_000
