@@ -22,6 +22,9 @@ from services.logs import get_logger
 #: How long an idle worker may sleep until it looks for messages again, in milliseconds. dramatiq's own second is as
 #: long as the shortest interval.
 IDLE_PAUSE_MS = 100
+#: How long one look into a queue goes on while it finds nothing but what nobody can run, in seconds: the other queues
+#: of the process wait for it.
+LONGEST_LOOK = 0.5
 #: How often, at least, a process that fetches nothing shows that it lives, within the time after which it is taken for
 #: dead and its messages are run by others (dramatiq's minute).
 SIGNS = 10
@@ -63,12 +66,14 @@ class FrugalBroker(RedisBroker):
     def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 5000) -> Consumer:
         """Return a consumer of a queue, as RedisBroker does."""
         consumer: Any = super().consume(queue_name, prefetch, timeout)
-        if queue_name not in self.delay_queues:
+        before = self._consumers.get(queue_name)
+        if before is not None and queue_name in self.delay_queues:
+            # What waited in memory for its time, dramatiq has forgotten with the one before.
+            self._sorter.doubt(queue_name)
+        elif before is not None:
             # One that takes over after an error answers for what still runs.
-            if queue_name in self._consumers:
-                consumer.queued_message_ids = self._consumers[queue_name].queued_message_ids
-                consumer.in_hand = self._consumers[queue_name].in_hand
-            self._consumers[queue_name] = consumer
+            consumer.queued_message_ids, consumer.in_hand = before.queued_message_ids, before.in_hand
+        self._consumers[queue_name] = consumer
         started: Consumer = consumer
         return started
 
@@ -87,7 +92,11 @@ class FrugalBroker(RedisBroker):
         if self.capacity is None or queue_name in self.delay_queues:
             return self._take(queue_name, count)
         with self._fetching:
-            held = sum(consumer.outstanding_message_count for consumer in self._consumers.values())
+            held = sum(
+                consumer.outstanding_message_count
+                for name, consumer in self._consumers.items()
+                if name not in self.delay_queues
+            )
             if held >= self.capacity:
                 return []
             # The consumer will do so itself; another one must not count before it has.
@@ -116,6 +125,7 @@ class FrugalBroker(RedisBroker):
     def _take(self, queue_name: str, count: int) -> list[bytes]:
         consumer = self._consumers.get(queue_name)
         in_hand = None if consumer is None else consumer.in_hand
+        until = time.monotonic() + LONGEST_LOOK
         while True:
             try:
                 fetched = self._fetch(queue_name, count)
@@ -124,7 +134,7 @@ class FrugalBroker(RedisBroker):
                 self._sorter.doubt(queue_name)
                 raise
             # What lies behind messages that nobody can run does not wait for the next look.
-            if runnable or not fetched or self.stopping.is_stopping():
+            if runnable or not fetched or self.stopping.is_stopping() or time.monotonic() >= until:
                 return runnable
 
     def _fetch(self, queue_name: str, count: int) -> list[bytes]:

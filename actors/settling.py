@@ -90,6 +90,7 @@ class WatchedConsumer(_RedisConsumer):
         self._forget(message)
 
     def _settle(self, command: str, message: MessageProxy) -> None:
+        is_first = True
         try:
             while True:
                 # Once it is told, one try is all.
@@ -105,6 +106,14 @@ class WatchedConsumer(_RedisConsumer):
                             reason=first_line(error),
                         )
                         return
+                    if is_first:
+                        log.warning(
+                            "redis is not told that a message is done: its thread tries again, and waits",
+                            actor=message.actor_name,
+                            message_id=message.message_id,
+                            reason=first_line(error),
+                        )
+                    is_first = False
                     self.broker.stopping.wait(SETTLE_INTERVAL)
                 else:
                     return

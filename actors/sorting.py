@@ -66,7 +66,7 @@ class Sorter:
         except redis.RedisError as error:
             self.doubt(queue_name)
             log.warning("what was taken could not be looked through yet", queue=queue_name, reason=first_line(error))
-        return [one.data for one in runnable.values()]
+        return [one.data for one in runnable.values() if one.redis_id not in (in_hand or ())]
 
     def _runnable(self, queue_name: str, fetched: Sequence[bytes | None]) -> "dict[str, _Taken]":
         """Return what can be run, by the id under which it says that it lies."""

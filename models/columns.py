@@ -112,6 +112,17 @@ class UuidText(TypeDecorator[uuid.UUID]):
         return uuid.UUID(value) if isinstance(value, str) else value
 
 
+class StoredId(UuidText):
+    """A UUID as the database has it: on SQLite its text, which plain SQL may have written in another form."""
+
+    cache_ok = True
+
+    def process_result_value(self, value: uuid.UUID | str | None, dialect: Dialect) -> Any:
+        """Return it as it is."""
+        del dialect
+        return value
+
+
 def enum_as_text(values: type[EnumT]) -> TypeEngine[EnumT]:
     """Return the type of a column that holds an enum's values: text, which is easier to migrate than a native enum."""
     held: TypeEngine[Any] = Enum(

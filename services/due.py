@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol, TypeVar
 
-from sqlalchemy import Column, ColumnElement, Connection, bindparam, select
+from sqlalchemy import Column, ColumnElement, Connection, bindparam, select, type_coerce
 from sqlalchemy.exc import DBAPIError
 
-from models.columns import UtcDateTime
+from models.columns import StoredId, UtcDateTime
 from models.conversation import conversations, due_expiry, due_idle, due_status
 from models.event import EventCause
 from services import set_aside
@@ -32,12 +32,11 @@ MOST_CONFLICTS = 3
 #: What is left of the size of a batch that took too long, for the rest of the sweep.
 _SMALLER = 16
 #: How long a batch without rows may take: when it takes longer, somebody has the table locked.
-_PROBE_TIMEOUT = timedelta(seconds=2)
+PROBE_TIMEOUT = timedelta(seconds=2)
 #: For the transaction of a batch. PostgreSQL cannot tell in advance how much is due. When it expects little, it sorts
 #: all of it instead of walking the index in its order until the batch is full; when it expects much, it reads the whole
 #: table instead of looking up each row at its place. Both are right for small tables only.
 _SETTINGS = {
-    "statement_timeout": f"{BATCH_TIMEOUT // timedelta(milliseconds=1)}",
     **dict.fromkeys(("enable_sort", "enable_seqscan", "enable_hashjoin", "enable_mergejoin"), "off"),
     # Where it has to do what is off after all, it is taken for so dear that it would be compiled first, each time.
     "jit": "off",
@@ -88,16 +87,16 @@ class DueEnding:
         self.batch = Ending(
             status=due_status, cause=cause, where=ahead, order_by=due_by.deadline, tells_lags=tells_lags
         )
-        #: The first one alone, locked: its id and its deadline.
+        #: The first one alone, locked: its id, as the database has it, and its deadline.
         self.first = (
-            select(_c.conv_id, due_by.deadline)
+            select(type_coerce(_c.conv_id, StoredId()), due_by.deadline)
             .where(ahead)
             .order_by(due_by.deadline)
             .limit(1)
             .with_for_update(key_share=True, skip_locked=True)
         )
         #: Ends the one whose id is ``first_id``.
-        first_id = bindparam("first_id", type_=_c.conv_id.type)
+        first_id = bindparam("first_id", type_=StoredId())
         self.one = Ending(status=due_status, cause=cause, where=due & (_c.conv_id == first_id), tells_lags=tells_lags)
 
 
@@ -131,7 +130,7 @@ class DueBatches:
         #: Of the rows ahead, how many are known to have one among them that was refused.
         self._suspects = 0
         #: The single row that was tried last.
-        self._tried: uuid.UUID | None = None
+        self._tried: uuid.UUID | str | None = None
         self._conflicts = 0
         #: How many were picked and not ended, though others of their batch were.
         self._kept = 0
@@ -161,7 +160,7 @@ class DueBatches:
             # Once more from the start, where there is nothing but them now.
             self.is_over, self._position, self._kept = False, _START, 0
         if self.is_over:
-            transact(lambda connection: set_aside.forget_ended(connection, now=self._now))
+            self._note(transact, lambda connection: set_aside.forget_ended(connection, now=self._now))
         return Batch(ended.count, ended.lags)
 
     @property
@@ -169,7 +168,7 @@ class DueBatches:
         return {"now": self._now, "position": self._position}
 
     def _end(self, connection: Connection, *, moment: datetime, sweep_id: uuid.UUID | None) -> Ended:
-        set_locally(connection, **_SETTINGS)
+        set_locally(connection, statement_timeout=_in_milliseconds(BATCH_TIMEOUT), **_SETTINGS)
         recorded: dict[str, Any] = {"moment": moment, "sweep_id": sweep_id}
         if self._size > 1:
             return self._ending.batch.apply(connection, **recorded, **self._place, batch_size=self._size)
@@ -199,7 +198,7 @@ class DueBatches:
         """Return whether it cannot be a row's fault: something of ours is missing, or the right to it."""
 
         def probe(connection: Connection) -> Ended:
-            set_locally(connection, statement_timeout=f"{_PROBE_TIMEOUT // timedelta(milliseconds=1)}")
+            set_locally(connection, statement_timeout=_in_milliseconds(PROBE_TIMEOUT))
             return self._ending.batch.apply(connection, moment=self._now, sweep_id=None, **self._place, batch_size=0)
 
         try:
@@ -209,17 +208,32 @@ class DueBatches:
         return False
 
     def _go_on_without(
-        self, tried: uuid.UUID | None, reason: str, count: int, transact: Transact, moment: datetime
+        self, tried: uuid.UUID | str | None, reason: str, count: int, transact: Transact, moment: datetime
     ) -> Batch:
         """Set aside the one that was ``tried`` alone; else go on with half of the ``count`` rows that it is among."""
         if tried is None:
             self._suspects, self._size = count, max(1, count // 2)
             return Batch(0)
-        is_new = transact(lambda connection: set_aside.set_aside(connection, tried, reason=reason, now=moment))
+        is_new = self._note(
+            transact, lambda connection: set_aside.set_aside(connection, tried, reason=reason, now=moment)
+        )
         self._suspects = 0
         return Batch(0, set_aside=int(is_new))
+
+    def _note(self, transact: Transact, act: Callable[[Connection], T]) -> T:
+        """Do what is about set_aside_conversations: not for longer than a batch may take."""
+
+        def briefly(connection: Connection) -> T:
+            set_locally(connection, statement_timeout=_in_milliseconds(BATCH_TIMEOUT))
+            return act(connection)
+
+        return transact(briefly)
 
     def _grow(self) -> None:
         """Go on to the half that the refused row must be in, or from there on with twice as many at a time."""
         self._suspects = max(0, self._suspects - self._size)
         self._size = max(1, self._suspects // 2) if self._suspects else min(self._batch_size, 2 * self._size)
+
+
+def _in_milliseconds(duration: timedelta) -> str:
+    return f"{duration // timedelta(milliseconds=1)}"

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, bindparam, delete, exists, func, select, update
+from sqlalchemy import ColumnElement, Connection, bindparam, delete, exists, func, select, type_coerce, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import Session
 
-from models.columns import UtcDateTime
+from models.columns import StoredId, UtcDateTime
 from models.conversation import active, conversations
 from models.set_aside import SetAsideConversation, set_aside_conversations
 from services.arguments import LONGEST_PAGE, require_size
@@ -21,6 +21,10 @@ FIRST_WAIT = timedelta(minutes=1)
 LONGEST_WAIT = timedelta(hours=1)
 #: No more are set aside at once: what refuses so many is not the rows, and sweeps fail until it is mended.
 MOST = 1_000
+#: How many of the others are tried at once when one has ended: a search takes milliseconds for each that is refused.
+MOST_AT_ONCE = 100
+#: As far as the column counts.
+_MOST_TRIES = 2**31 - 1
 #: How much of a reason is kept, in characters.
 _LONGEST_REASON = 500
 
@@ -39,12 +43,23 @@ COUNT = COUNT_NOTED.where(_GOES_ON)
 _FORGET_ENDED = delete(set_aside_conversations).where(~_GOES_ON)
 _TRY_AT_ONCE = (
     update(set_aside_conversations)
-    .where(_s.retry_at > bindparam("at", type_=UtcDateTime()))
+    .where(
+        _s.conv_id.in_(
+            select(_s.conv_id)
+            .where(_s.retry_at > bindparam("at", type_=UtcDateTime()))
+            .order_by(_s.tried_at)
+            .limit(MOST_AT_ONCE)
+        )
+    )
     .values(retry_at=bindparam("at", type_=UtcDateTime()))
 )
-
-
-_HELD = select(_s.tries, _s.retry_at).where(_s.conv_id == bindparam("held_id", type_=_s.conv_id.type)).with_for_update()
+_HELD_ID = bindparam("held_id", type_=StoredId())
+_HELD = select(_s.tries, _s.retry_at).where(_s.conv_id == _HELD_ID).with_for_update()
+_TRY_FAILED = (
+    update(set_aside_conversations)
+    .where(_s.conv_id == _HELD_ID)
+    .values({name: bindparam(name, type_=_s[name].type) for name in ("reason", "tries", "tried_at", "retry_at")})
+)
 
 
 def taken(now: datetime | ColumnElement[datetime]) -> ColumnElement[bool]:
@@ -56,10 +71,11 @@ class TooManySetAsideError(AdjournError):
     """So many conversations are set aside that it cannot be them."""
 
 
-def set_aside(connection: Connection, conv_id: uuid.UUID, *, reason: str, now: datetime) -> bool:
+def set_aside(connection: Connection, conv_id: uuid.UUID | str, *, reason: str, now: datetime) -> bool:
     """Set a conversation aside that was tried at ``now`` and could not be ended; return whether it was not before.
 
-    ``reason`` is what the database said. Raises TooManySetAsideError when there are ``MOST`` others.
+    ``conv_id`` is as the database has it, ``reason`` what it said. Raises TooManySetAsideError when there are ``MOST``
+    others.
     """
     # What a trigger of the platform's says may hold anything.
     reason = "".join(one if one.isprintable() else "?" for one in reason[:_LONGEST_REASON])
@@ -72,11 +88,13 @@ def set_aside(connection: Connection, conv_id: uuid.UUID, *, reason: str, now: d
                 f"{MOST:,} conversations are set aside, and the database refuses more, so it is not they: {reason}"
             )
         tried = _tried(reason, tries=1, now=now)
-        added = _insert_if_absent(connection).values(conv_id=conv_id, set_aside_at=now, **tried)
+        added = _insert_if_absent(connection).values(
+            conv_id=type_coerce(conv_id, StoredId()), set_aside_at=now, **tried
+        )
         is_new = connection.execute(added.returning(_s.conv_id)).one_or_none() is not None
     elif before.retry_at <= now:
         tried = _tried(reason, tries=before.tries + 1, now=now)
-        connection.execute(update(set_aside_conversations).where(_s.conv_id == conv_id).values(tried))
+        connection.execute(_TRY_FAILED, {"held_id": conv_id, **tried})
         is_new = False
     else:
         return False  # another worker has just tried it, too
@@ -93,11 +111,11 @@ def set_aside(connection: Connection, conv_id: uuid.UUID, *, reason: str, now: d
 def _tried(reason: str, *, tries: int, now: datetime) -> dict[str, Any]:
     # Beyond ten doublings it is the longest anyway.
     wait = min(LONGEST_WAIT, FIRST_WAIT * 2 ** min(tries - 1, 10))
-    return {"reason": reason, "tries": tries, "tried_at": now, "retry_at": now + wait}
+    return {"reason": reason, "tries": min(tries, _MOST_TRIES), "tried_at": now, "retry_at": now + wait}
 
 
 def forget_ended(connection: Connection, *, now: datetime) -> None:
-    """Forget those that have ended, or are gone. Where there were any, the others are tried again at ``now``.
+    """Forget those that have ended, or are gone. Where there were any, others are tried again at ``now``.
 
     What kept one from ending may have kept them, too.
     """

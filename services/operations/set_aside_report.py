@@ -3,7 +3,6 @@
 # ruff: noqa: T201 - what was asked for
 
 import json
-import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -11,10 +10,9 @@ from datetime import datetime
 from sqlalchemy import NullPool
 from sqlmodel import Session
 
-from models.errors import shown
 from models.set_aside import SetAsideConversation
+from services.arguments import require_identifier
 from services.database import check_database, create_database_engine, current_time, open_session
-from services.errors import InvalidValueError
 from services.set_aside import COUNT, list_set_aside, try_again
 from services.settings import load_settings
 from services.wording import counted, instant, iso
@@ -39,7 +37,7 @@ def print_retry(wanted: Sequence[str] | None) -> bool:
 
     Raises AdjournError.
     """
-    conv_ids = None if wanted is None else [_conv_id(one) for one in wanted]
+    conv_ids = None if wanted is None else [require_identifier("ID", one) for one in wanted]
     with _session() as session:
         retried = try_again(session, conv_ids=conv_ids, now=current_time(session.connection()))
         session.commit()
@@ -56,15 +54,6 @@ def _session(*, read_only: bool = False) -> Iterator[Session]:
     check_database(engine)
     with open_session(engine, read_only=read_only) as session:
         yield session
-
-
-def _conv_id(text: str) -> uuid.UUID:
-    try:
-        return uuid.UUID(text)
-    except ValueError:
-        raise InvalidValueError(
-            f"{shown(text)} is no id of a conversation; adjourn set-aside list shows them"
-        ) from None
 
 
 def _lines(found: Sequence[SetAsideConversation], *, total: int, now: datetime) -> Iterator[str]:

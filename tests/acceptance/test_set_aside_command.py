@@ -95,5 +95,5 @@ def test_what_is_not_set_aside_or_no_id_is_said(adjourn: Adjourn) -> None:
     assert (retried.returncode, retried.stdout) == (1, f"{unknown}: not set aside\n")
     refused = adjourn("set-aside", "retry", "seven")
     assert refused.returncode == 1
-    assert refused.stderr == "adjourn: 'seven' is no id of a conversation; adjourn set-aside list shows them\n"
+    assert refused.stderr == "adjourn: ID: 'seven' is not a UUID; give one, such as the conv_id of a conversation\n"
     assert adjourn("set-aside", "retry").returncode == 2

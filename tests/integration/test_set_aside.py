@@ -276,7 +276,7 @@ def test_a_trigger_that_puts_the_row_back_leaves_no_event(postgresql: Engine, un
 def test_after_a_batch_that_took_too_long_they_are_small(postgresql: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     conv_ids = open_some(postgresql, 128)
     refuse_by(postgresql, None, "PERFORM pg_sleep(0.02); RETURN NEW")
-    monkeypatch.setitem(due._SETTINGS, "statement_timeout", "1000")
+    monkeypatch.setattr(due, "BATCH_TIMEOUT", timedelta(seconds=1))
 
     done = sweep(postgresql, batch_size=128)
 
@@ -286,8 +286,8 @@ def test_after_a_batch_that_took_too_long_they_are_small(postgresql: Engine, mon
 
 def test_a_lock_on_the_whole_table_is_no_row_s_fault(postgresql: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     open_some(postgresql, 4)
-    monkeypatch.setitem(due._SETTINGS, "statement_timeout", "200")
-    monkeypatch.setattr(due, "_PROBE_TIMEOUT", timedelta(milliseconds=100))
+    monkeypatch.setattr(due, "BATCH_TIMEOUT", timedelta(milliseconds=200))
+    monkeypatch.setattr(due, "PROBE_TIMEOUT", timedelta(milliseconds=100))
 
     with postgresql.begin() as holder:
         holder.exec_driver_sql("LOCK TABLE conversations IN ACCESS EXCLUSIVE MODE")

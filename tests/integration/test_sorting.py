@@ -45,6 +45,15 @@ class UnluckyBroker(TickBroker):
         self.lost_by: Exception = redis.TimeoutError("Timeout reading from socket")
         #: How often Redis still refuses to be told of a message.
         self.refusing = 0
+        #: How often it still takes no message.
+        self.full = 0
+
+    def enqueue(self, message: "dramatiq.Message[Any]", *, delay: int | None = None) -> "dramatiq.Message[Any]":
+        """Put a message into its queue."""
+        if self.full:
+            self.full -= 1
+            raise redis.OutOfMemoryError("command not allowed when used memory > 'maxmemory'.")
+        return super().enqueue(message, delay=delay)
 
     def _dispatch(self, command: str) -> Callable[..., Any]:
         dispatch: Callable[..., Any] = super()._dispatch(command)  # type: ignore[no-untyped-call]
@@ -206,6 +215,20 @@ def test_a_message_whose_answer_was_lost_goes_back_to_its_queue(
         wait_until_nothing_is_left(client, [held, lost])
         # What is in hand was not taken for lost.
         assert sorted(runs.ids) == ["in hand", "lost"]
+
+
+def test_a_delayed_message_for_which_there_was_no_room_at_its_time_is_run_later(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dramatiq.worker.CONSUMER_RESTART_DELAY_SECS", 0.05)
+    with worker_on(redis_url) as runs:
+        actor: Any = runs.broker.get_actor(DONE)
+        for marker in ("first", "second"):
+            actor.send_with_options(args=(marker,), delay=300)
+        runs.broker.full = 1
+        runs.worker.start()
+        wait_for(lambda: sorted(runs.ids) == ["first", "second"], what="both")
+        assert not runs.broker.full
 
 
 def test_redis_is_told_that_a_message_is_done_once_it_does_not_refuse_any_more(
