@@ -7,13 +7,14 @@ from typing import Any, ClassVar
 from sqlalchemy import Column, Integer, String, Table
 from sqlmodel import Field, SQLModel
 
-from models.columns import UtcDateTime, UuidText
+from models.columns import UtcDateTime, UuidText, readable_check
 
 
 class SetAsideConversation(SQLModel, table=True):
     """A conversation that is due and that no sweep can end. Its row goes when the conversation has ended or is gone."""
 
     __tablename__: ClassVar[Any] = "set_aside_conversations"
+    __table_args__ = (readable_check("set_aside_conversations", ("set_aside_at", "tried_at", "retry_at")),)
 
     conv_id: uuid.UUID = Field(sa_column=Column(UuidText, primary_key=True))
     #: What the database said when it was last tried, in one line and without the row.

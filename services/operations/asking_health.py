@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from services.errors import without_password
 from services.health import HealthReport, HealthStatus, Role
 from services.monitoring.addresses import PORTS, base_url
 from services.operations.inquiry import ask_in_background
@@ -41,7 +42,7 @@ def ask_health(
     scheduler, leader = asked.get(Role.SCHEDULER), None
     if scheduler is not None and not _is_answered(scheduler):
         leader = ask_in_background(_who_leads)
-    reports = {role: _report(role, urls[role], answer, deadline) for role, answer in asked.items()}
+    reports = {role: _report(role, without_password(urls[role]), answer, deadline) for role, answer in asked.items()}
     if leader is not None and not reports[Role.SCHEDULER].get("processes"):
         reports[Role.SCHEDULER]["reasons"].append(_leader_line(leader, deadline))
     return reports
