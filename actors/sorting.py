@@ -60,6 +60,8 @@ class Sorter:
         if not fetched and queue_name not in self._doubtful:
             return []
         runnable = self._runnable(queue_name, fetched)
+        # As it is before Redis is asked what is held: what is done meanwhile was not lost.
+        in_hand = None if in_hand is None else frozenset(in_hand)
         try:
             if self._is_doubtful(queue_name, fetched, runnable, in_hand):
                 return self._look_through(queue_name, runnable, in_hand)
