@@ -88,7 +88,9 @@ def test_worker_and_scheduler_end_what_is_due_and_leave_the_rest(
         assert "Traceback" not in worker.output + scheduler.output
 
 
-def test_one_failing_task_does_not_stop_the_other(postgresql_url: str, redis_url: str, tmp_path: Path) -> None:
+def test_what_the_database_refuses_stops_nothing_else_and_ends_once_it_is_mended(
+    postgresql_url: str, redis_url: str, tmp_path: Path
+) -> None:
     from services.database import create_database_engine  # noqa: PLC0415 - with its own engine, not both kinds
 
     engine = create_database_engine(postgresql_url)
@@ -104,10 +106,11 @@ def test_one_failing_task_does_not_stop_the_other(postgresql_url: str, redis_url
         running("dramatiq", "actors", directory=tmp_path, variables=variables) as worker,
         running("periodiq", "actors", directory=tmp_path, variables=variables),
     ):
-        worker.wait_for_output("no_idle", times=2)  # it failed, and was tried again at a later tick
+        worker.wait_for_output("conversation set aside")
         wait_for(lambda: len(all_events(engine)) == 1, what="the expired one's event")
         with engine.begin() as connection:
             connection.execute(text("ALTER TABLE conversations DROP CONSTRAINT no_idle"))
+        assert run("adjourn", "set-aside", "retry", "--all", directory=tmp_path, variables=variables).returncode == 0
         wait_for(lambda: len(all_events(engine)) == 2, what="the idle one's event, once its cause is mended")
     engine.dispose()
 

@@ -64,13 +64,13 @@ class Stack:
         with self.engine.connect() as connection:
             return int(connection.scalar(text(statement)) or 0)
 
-    def send(self, actor: str, queue: str, *arguments: str) -> None:
+    def send(self, actor: str, queue: str) -> None:
         """Send a message, as a process of the application may."""
-        message_id = f"{actor}-{len(arguments)}"
+        message_id = f"{actor}-by-hand"
         message = {
             "queue_name": queue,
             "actor_name": actor,
-            "args": arguments,
+            "args": [],
             "kwargs": {},
             "options": {"redis_message_id": message_id},
             "message_id": message_id,
@@ -142,8 +142,15 @@ class Exported:
 
 
 def test_all_that_alerts_rules_and_dashboard_name_is_exported(stack: Stack) -> None:
+    with stack.engine.begin() as connection:
+        connection.exec_driver_sql("""
+            CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no'; END $$;
+            CREATE TRIGGER fail BEFORE UPDATE ON conversations FOR EACH STATEMENT EXECUTE FUNCTION fail()
+        """)
+    wait_for(lambda: stack.redis.zcard("dramatiq:sweeps.XQ"), what="a run that fails")
+    with stack.engine.begin() as connection:
+        connection.exec_driver_sql("DROP TRIGGER fail ON conversations")
     stack.have_due(10)
-    stack.send("process_idle_conversations", "sweeps", "an argument that it does not take")
 
     def asked() -> Iterator[tuple[str, str, frozenset[str]]]:
         for rule in read_rules():

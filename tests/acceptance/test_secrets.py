@@ -143,7 +143,9 @@ def test_all_works_with_the_rights_that_are_supplied_and_nothing_that_is_left_be
     assert [part for part in said if SECRET in part] == []
 
 
-@pytest.mark.parametrize("arguments", [["status", "--json"], ["migrate"]])
+@pytest.mark.parametrize(
+    "arguments", [pytest.param(["status", "--json"], marks=pytest.mark.slow, id="status"), ["migrate"]]
+)
 def test_a_refusal_of_the_password_does_not_show_it(arguments: list[str], server: LockedRedis, tmp_path: Path) -> None:
     variables = {
         "REDIS_URL": server.url().replace("adjourn:", "adjourn:no-"),

@@ -264,6 +264,7 @@ def kill_at_every_commit(url: str, act: Callable[[Connection], None]) -> int:
     raise AssertionError("it never came to its end")
 
 
+@pytest.mark.slow
 def test_an_adoption_and_its_undoing_that_are_killed_at_every_commit_come_to_their_end(url: str) -> None:
     before = catalog(url)
     adopt_all(url)

@@ -44,7 +44,7 @@ def plan_of_a_batch(engine: Engine, process: Any, now: datetime, mode: str) -> l
     """
     with statements_of(engine) as sent:
         process(engine, now=NOTHING_DUE)
-    (settings, given), (batch, parameters), _forget = sent
+    (settings, given), (batch, parameters), *_forget = sent
     with open_session(engine) as session:
         session.connection().exec_driver_sql(settings, given)
         nodes = plan_of(session, (batch, parameters | {"now": now, "moment": now}), mode, analyze=True)
@@ -83,6 +83,6 @@ def test_a_batch_is_one_statement_between_the_beginning_and_the_end_of_its_trans
         sweep = process_idle_conversations(crowded, now=BACKLOG, batch_size=1_000)
 
     assert sweep.count == 5_000
-    # Each batch, and the one that finds nothing more, after its settings; and a look at what was set aside.
-    assert len(sent) == 2 * 6 + 1
-    assert len({statement for statement, _ in sent}) == 2 + 1
+    # Each batch, and the one that finds nothing more, after its settings; then, after its own, a look at those set aside.
+    assert len(sent) == 2 * 6 + 2
+    assert len({statement for statement, _ in sent}) == 2 + 2

@@ -69,6 +69,7 @@ def test_everything_that_is_pinned_is_audited() -> None:
     assert set[str]().union(*pinned.values()) == audited
 
 
+@pytest.mark.slow
 def test_the_bill_of_materials_has_every_pinned_package_with_its_hashes(tmp_path: Path) -> None:
     if not _CYCLONEDX.exists():
         pytest.skip("make sbom has not been run here")

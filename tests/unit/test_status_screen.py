@@ -266,6 +266,7 @@ def test_json_has_every_key_and_problems_first() -> None:
         "measured_at": "2026-01-31T12:00:00.000Z",
         "active": 5_000,
         "active_is_estimate": False,
+        "set_aside": None,
     }
     assert report["queues"] == [
         {"name": "drains", "waiting": 0, "dead": 0},
