@@ -35,7 +35,7 @@ _PATIENCE = 30.0
 #: How long there may be no tick to be copied, in seconds.
 _NEXT_TICK = 5.0 * INTERVAL
 #: Many more messages that nobody can run than all workers can hold.
-_FLOOD = 3_000
+_FLOOD = 1_000
 
 
 def _double(stack: Stack) -> str:
