@@ -83,6 +83,6 @@ def test_a_batch_is_one_statement_between_the_beginning_and_the_end_of_its_trans
         sweep = process_idle_conversations(crowded, now=BACKLOG, batch_size=1_000)
 
     assert sweep.count == 5_000
-    # Each batch, and the one that finds nothing more, after its settings; then a look at those set aside, after its own.
+    # Each batch, and the one that finds nothing more, after its settings; then, after its own, a look at what is aside.
     assert len(sent) == 2 * 6 + 2
     assert len({statement for statement, _ in sent}) == 2 + 2
