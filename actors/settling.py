@@ -90,6 +90,7 @@ class WatchedConsumer(_RedisConsumer):
         self._forget(message)
 
     def _settle(self, command: str, message: MessageProxy) -> None:
+        told = log.bind(actor=message.actor_name, message_id=message.message_id)
         is_first = True
         try:
             while True:
@@ -99,18 +100,14 @@ class WatchedConsumer(_RedisConsumer):
                     self.broker.settle(command, self.queue_name, message.options["redis_message_id"])
                 except redis.RedisError as error:
                     if is_last:
-                        log.warning(
+                        told.warning(
                             "redis was not told that a message is done: it comes back, and is run again",
-                            actor=message.actor_name,
-                            message_id=message.message_id,
                             reason=first_line(error),
                         )
                         return
                     if is_first:
-                        log.warning(
+                        told.warning(
                             "redis is not told that a message is done: its thread tries again, and waits",
-                            actor=message.actor_name,
-                            message_id=message.message_id,
                             reason=first_line(error),
                         )
                     is_first = False

@@ -7,7 +7,7 @@ deadline again. There, what must hold whatever the clock does is looked up in th
 
 import json
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 
 from tests.acceptance.commands import PROJECT, run
@@ -93,14 +93,19 @@ def _problems(stack: Stack) -> set[str]:
     return {problem["kind"] for problem in json.loads(done.stdout)["problems"]}
 
 
+def _stepped(other: Elsewhen, steps: Sequence[timedelta], program: str) -> Iterator[tuple[timedelta, timedelta]]:
+    """Take each step with the clock of ``program``; yield it, and how far the clock is off then."""
+    shift = timedelta(0)
+    for step in steps:
+        shift += step
+        other.clocks.shift(shift, program)
+        yield step, shift
+
+
 def _put_database_forward(stack: Stack) -> str:
     steps = [timedelta(seconds=stack.rng.uniform(_LEAST, _MOST)) for _ in range(3)]
-    with ExitStack() as exits:
-        other = exits.enter_context(elsewhen(stack, datetime.now(UTC)))
-        shift = timedelta(0)
-        for step in steps:
-            shift += step
-            other.clocks.shift(shift, POSTGRESQL)
+    with elsewhen(stack, datetime.now(UTC)) as other:
+        for step, shift in _stepped(other, steps, POSTGRESQL):
             other.see(datetime.now(UTC) + shift).wait_until_well(f"the database's clock {step.total_seconds():+.0f} s")
             time.sleep(stack.rng.uniform(0, 3))
         acknowledged = other.note(other.findings())
@@ -110,12 +115,8 @@ def _put_database_forward(stack: Stack) -> str:
 def _put_database_back(stack: Stack) -> str:
     """Step it by less than a fault lasts: until it shows again what it showed, nothing becomes due."""
     steps = [-timedelta(seconds=stack.rng.uniform(4, 12)) for _ in range(2)]
-    with ExitStack() as exits:
-        other = exits.enter_context(elsewhen(stack, datetime.now(UTC)))
-        shift = timedelta(0)
-        for step in steps:
-            shift += step
-            other.clocks.shift(shift, POSTGRESQL)
+    with elsewhen(stack, datetime.now(UTC)) as other:
+        for step, shift in _stepped(other, steps, POSTGRESQL):
             other.see(datetime.now(UTC) + shift)
             time.sleep(-step.total_seconds())
             other.wait_until_well(f"the database's clock {step.total_seconds():+.1f} s")
@@ -136,12 +137,8 @@ def _check_tables(other: Elsewhen) -> None:
 def _step_redis(stack: Stack) -> str:
     steps = [timedelta(seconds=stack.rng.uniform(_LEAST, _MOST)) for _ in range(2)]
     steps.insert(1, -steps[0] / 2)
-    with ExitStack() as exits:
-        other = exits.enter_context(elsewhen(stack, datetime.now(UTC)))
-        shift = timedelta(0)
-        for step in steps:
-            shift += step
-            other.clocks.shift(shift, REDIS)
+    with elsewhen(stack, datetime.now(UTC)) as other:
+        for step, shift in _stepped(other, steps, REDIS):
             with other.stack.redis.client() as client:
                 said = client.time()[0]
             if abs(said - time.time() - shift.total_seconds()) > _PATIENCE:
