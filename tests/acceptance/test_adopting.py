@@ -110,6 +110,7 @@ def no_rows(url: str, query: str) -> bool:
 
 
 @pytest.mark.timeout(3600 if ROWS > 100_000 else 120)
+@pytest.mark.slow
 def test_a_table_with_years_of_history_is_adopted_swept_and_given_back_while_its_writers_go_on(
     empty_postgresql_url: str, redis_url: str, tmp_path: Path
 ) -> None:
