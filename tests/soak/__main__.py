@@ -1,6 +1,6 @@
 """Run everything for an hour, with traffic and a fault now and then, and see whether anything grows that should not.
 
-    python -m tests.soak [--short] [--rate N] [--seed S] [--write FILE] [--break NAME] [--keep]
+    python -m tests.soak [--short] [--rate N] [--seed S] [--slack SECONDS] [--write FILE] [--break NAME] [--keep]
 
 Memory, descriptors, threads, connections, tables, indexes and Redis's keys are watched. At the end each of them is
 flat, or a finding; and every answer that a client got is held against the tables, as after the chaos. Exit code 1 with
@@ -37,6 +37,7 @@ def main() -> int:
         SHORT if options.short else HOUR,
         rate=options.rate,
         seed=options.seed,
+        slack=options.slack,
         console=console,
         command=" ".join(["python -m tests.soak", *given]),
         write=options.write,
@@ -52,6 +53,13 @@ def _parse() -> argparse.Namespace:
         "--rate", type=float, default=_RATE, help=f"operations that clients set out to do in a second ({_RATE:g})"
     )
     parser.add_argument("--seed", type=int, default=secrets.randbelow(1_000_000), help="of traffic and faults (drawn)")
+    parser.add_argument(
+        "--slack",
+        type=float,
+        default=0.0,
+        metavar="SECONDS",
+        help="what a machine that is busy otherwise may add until all is well (0)",
+    )
     parser.add_argument("--write", type=Path, metavar="FILE", help="put the tables into this document")
     parser.add_argument("--break", dest="breakage", choices=BREAKAGES, help="have something grow on purpose")
     parser.add_argument("--keep", action="store_true", help="keep history, samples and logs also when all is well")

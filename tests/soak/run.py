@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from tests.chaos.conversations.rounds import attribute
-from tests.chaos.conversations.stack import LONGEST_DUE, Stack
+from tests.chaos.conversations.stack import Stack
 from tests.chaos.conversations.traffic import IDLE_TIMEOUT
 from tests.histories import final as final_state
 from tests.histories.final import FinalState
@@ -34,7 +34,9 @@ _SHOWN = 30
 class Soak:
     """A stack under the traffic and the faults of a plan, watched."""
 
-    def __init__(self, plan: Plan, *, rate: float, seed: int, console: Console, breakage: Breakage | None) -> None:
+    def __init__(
+        self, plan: Plan, *, rate: float, seed: int, slack: float, console: Console, breakage: Breakage | None
+    ) -> None:
         broken = breakage or Breakage("nothing")
         self.stack = Stack(
             rng=random.Random(seed),
@@ -42,6 +44,7 @@ class Soak:
             rate=rate,
             environment={**_METRICS, **broken.environment},
             statements=(*plan.statements, *broken.statements),
+            slack=slack,
         )
         self._plan = plan
         self._console = console
@@ -57,7 +60,7 @@ class Soak:
             final = self._watch()
         self._console.print("checking the history")
         findings = list(self._rounds.findings)
-        allowed = timedelta(seconds=LONGEST_DUE)
+        allowed = timedelta(seconds=self.stack.longest_due)
         shards = self.stack.directory / "shards"
         found = check_in_shards(self.stack.traffic.history, final, shards, allowed=allowed)
         if found:
@@ -98,7 +101,7 @@ class Soak:
         self._traffic = (stack.traffic.counts - before, time.monotonic() - began)
         stack.traffic.stop()
         # Until then some still have to be due; what is so for longer is found.
-        time.sleep(IDLE_TIMEOUT + LONGEST_DUE)
+        time.sleep(IDLE_TIMEOUT + stack.longest_due)
         final = final_state.read_database(stack.database_url)
         for one in [*stack.schedulers, *stack.workers]:
             stack.stop(one)
@@ -111,15 +114,19 @@ def run(
     *,
     rate: float,
     seed: int,
+    slack: float,
     console: Console,
     command: str,
     write: Path | None,
     breakage: Breakage | None,
     keep: bool,
 ) -> int:
-    """Run, print, and return the exit code: 1 with findings. Without any, files go unless they are to be kept."""
+    """Run, print, and return the exit code: 1 with findings. Without any, files go unless they are to be kept.
+
+    ``slack`` is what a busy machine may add to the time until all is well after a fault, in seconds.
+    """
     console.print(f"{command}: {plan.name}, up to {rate:g} operations a second, {len(plan.faults)} faults")
-    soak = Soak(plan, rate=rate, seed=seed, console=console, breakage=breakage)
+    soak = Soak(plan, rate=rate, seed=seed, slack=slack, console=console, breakage=breakage)
     report = soak.run(command)
     report.show(console)
     if write is not None:
