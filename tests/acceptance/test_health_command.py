@@ -204,6 +204,23 @@ def a_loop_without_alarms(directory: Path, _template: Path) -> None:
             assert report["processes"][0]["leads"]
 
 
+TOO_MANY = "1,000 conversations are set aside, and the database refuses more, so it is not they: no_idle"
+#: As many as may be, which go on for a day.
+A_THOUSAND_SET_ASIDE = (
+    """
+    INSERT INTO conversations (conv_id, owner_id, channel, from_number, to_number, session_key, status, metadata,
+        created_at, updated_at, idle_at, expires_at)
+    WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 1000)
+    SELECT printf('00000000-0000-4000-8000-%012d', n), 'acme', 'sms', '1', '2', 'aside ' || n, 'pending', '{}',
+        datetime('now'), datetime('now'), datetime('now', '+1 day'), datetime('now', '+1 day') FROM numbers
+    """,
+    """
+    INSERT INTO set_aside_conversations
+    SELECT conv_id, 'no', 1, created_at, created_at, idle_at FROM conversations WHERE session_key LIKE 'aside %'
+    """,
+)
+
+
 def sweeps_that_fail(directory: Path, template: Path) -> None:
     """The sweeps of one task fail, and succeed again when their cause is mended."""
     database = shutil.copy(template, directory / "adjourn.db")
@@ -214,25 +231,28 @@ def sweeps_that_fail(directory: Path, template: Path) -> None:
             "CREATE TRIGGER no_idle BEFORE UPDATE OF status ON conversations WHEN NEW.status = 'idle_timeout'"
             " BEGIN SELECT RAISE(ABORT, 'no_idle'); END"
         )
+        # One alone would be set aside, and the run succeed.
+        for statement in A_THOUSAND_SET_ASIDE:
+            connection.exec_driver_sql(statement)
     with redis_server_with(directory / "redis") as server:
         machine = Machine(directory, redis_url=server.url, database_url=f"sqlite:///{database}")
         with machine.worker(), machine.scheduler():
             machine.shows("worker", "healthy", seconds=30)
             report = machine.shows(
-                "worker", "degraded", "the last run failed: no_idle", seconds=UNSUCCESSFUL_WITHIN + 3
+                "worker", "degraded", f"the last run failed: {TOO_MANY}", seconds=UNSUCCESSFUL_WITHIN + 3
             )
             assert len(report["reasons"]) == 1
             tasks = report["tasks"]
             assert tasks["idle_conversations"]["successes"] == 0
             assert tasks["idle_conversations"]["failures"] == tasks["idle_conversations"]["runs"] > 0
-            assert tasks["idle_conversations"]["last_error"]["message"] == "no_idle"
+            assert tasks["idle_conversations"]["last_error"]["message"] == TOO_MANY
             assert tasks["expired_conversations"]["successes"] == tasks["expired_conversations"]["runs"] > 0
 
             with engine.begin() as connection:
                 connection.exec_driver_sql("DROP TRIGGER no_idle")
             report = machine.shows("worker", "healthy", seconds=10)
             assert report["tasks"]["idle_conversations"]["items_processed"] == 1
-            assert report["tasks"]["idle_conversations"]["last_error"]["message"] == "no_idle"
+            assert report["tasks"]["idle_conversations"]["last_error"]["message"] == TOO_MANY
     engine.dispose()
 
 
