@@ -1,23 +1,20 @@
 """What a soak says of itself, printed and in docs/reliability.md."""
 
-import platform
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from importlib.metadata import version
 from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.machine import describe_machine
 from tests.chaos.conversations.rounds import Round
 from tests.chaos.conversations.traffic import Counts
+from tests.chaos.telling import made_with, write_between
 from tests.soak import table
 from tests.soak.lags import Lags
 from tests.soak.verdict import Judgement, Verdict
 
 BEGIN, END = "<!-- soak: written by python -m tests.soak --write -->", "<!-- /soak -->"
-_PACKAGES = ("dramatiq", "periodiq", "psycopg", "redis", "sqlalchemy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +47,10 @@ class Report:
 
         Raises ValueError when they are not there.
         """
-        text = path.read_text()
-        begin, end = text.find(BEGIN), text.find(END)
-        if begin < 0 or end < begin:
-            raise ValueError(f"{path} has no {BEGIN} with {END} after it")
         parts = [
             line for one in self._tables(self._moving) for line in (*table.markdown_of(*one[:2], names=one[2]), "")
         ]
-        section = "\n".join([BEGIN, "", self._about(), "", *parts, self._still(), "", ""])
-        path.write_text(text[:begin] + section + text[end:])
+        write_between(path, BEGIN, END, [self._about(), "", *parts, self._still()])
 
     @property
     def _judged(self) -> list[Judgement]:
@@ -89,13 +81,11 @@ class Report:
         ]
 
     def _about(self) -> str:
-        machine = describe_machine()
-        versions = ", ".join(f"{name} {version(name)}" for name in _PACKAGES)
-        counts, (minutes, seconds) = self.counts, divmod(round(self.took), 60)
+        postgresql, redis = self.versions
+        counts = self.counts
         short = len(self.judgements) - len(self._judged)
         return (
-            f"`{self.command}`, {minutes} min {seconds} s, {machine['cores']} cores ({machine['processor']}),"
-            f" PostgreSQL {self.versions[0]}, Redis {self.versions[1]}, Python {platform.python_version()}, {versions}:"
+            f"{made_with(self.command, took=self.took, postgresql=postgresql, redis=redis)}:"
             f" {counts.acknowledged:,} operations acknowledged ({counts.acknowledged / self.took:.0f} a second),"
             f" {counts.refused + counts.unsent:,} refused, {counts.unknown:,} of unknown outcome;"
             f" {self.conversations:,} conversations, {self.events:,} events; {len(self.judgements) - short} series"

@@ -10,6 +10,7 @@ from rich.console import Console
 from tests.chaos.conversations.rounds import attribute
 from tests.chaos.conversations.stack import Stack
 from tests.chaos.conversations.traffic import IDLE_TIMEOUT
+from tests.chaos.telling import tell_findings
 from tests.histories import final as final_state
 from tests.histories.final import FinalState
 from tests.soak import series
@@ -27,8 +28,6 @@ from tests.soak.watch import Watch
 _CLIENTS = 30
 #: Where each worker keeps its metrics: below its own directory.
 _METRICS = {"dramatiq_prom_db": "metrics"}
-#: How many findings are shown in full.
-_SHOWN = 30
 
 
 class Soak:
@@ -137,10 +136,6 @@ def run(
         else:
             soak.stack.remove()
         return 0
-    console.print(f"\n{len(report.findings)} findings:")
-    for finding in report.findings[:_SHOWN]:
-        console.print(f"- {finding}", markup=False)
-    if len(report.findings) > _SHOWN:
-        console.print(f"- and {len(report.findings) - _SHOWN} more")
+    tell_findings(report.findings, console)
     console.print(f"\nLogs, the history, the samples and the archive: {soak.stack.directory}")
     return 1

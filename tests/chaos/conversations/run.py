@@ -18,13 +18,11 @@ from tests.chaos.conversations.stack import NeverWellError, Stack
 from tests.chaos.conversations.table import draw_table
 from tests.chaos.conversations.tracebacks import Logs
 from tests.chaos.conversations.traffic import IDLE_TIMEOUT
+from tests.chaos.telling import tell_findings
 from tests.histories import final as final_state
 from tests.histories import record
 from tests.histories.check import check
 from tests.histories.final import FinalState
-
-#: How many findings are shown in full.
-_SHOWN = 30
 
 
 def run(
@@ -79,11 +77,7 @@ def run(
     if not run_of_it.findings:
         stack.remove()
         return 0
-    console.print(f"\n{len(run_of_it.findings)} findings:")
-    for finding in run_of_it.findings[:_SHOWN]:
-        console.print(f"- {finding}", markup=False)
-    if len(run_of_it.findings) > _SHOWN:
-        console.print(f"- and {len(run_of_it.findings) - _SHOWN} more")
+    tell_findings(run_of_it.findings, console)
     console.print(f"\nRepeat with --seed {seed}. Logs, the history and the final state: {stack.directory}")
     return 1
 
