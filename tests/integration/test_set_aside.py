@@ -53,9 +53,9 @@ def cure(engine: Engine) -> None:
         connection.exec_driver_sql(f"DROP TRIGGER gremlin{on}")
 
 
-def listed(engine: Engine) -> list[SetAsideConversation]:
+def listed(engine: Engine, *, limit: int = 100) -> list[SetAsideConversation]:
     with open_session(engine) as session:
-        return list_set_aside(session)
+        return list_set_aside(session, limit=limit)
 
 
 def active_ids(engine: Engine) -> set[uuid.UUID]:
@@ -402,6 +402,19 @@ def test_when_one_has_ended_the_others_are_tried_by_the_next_sweep(engine: Engin
     assert active_ids(engine) == {second}
     assert sweep(engine, now=soon).count == 1
     assert listed(engine) == []
+
+
+def test_so_many_of_them_and_no_more_at_once(engine: Engine) -> None:
+    first, *others = open_some(engine, set_aside.MOST_AT_ONCE + 3)
+    with open_session(engine) as session:
+        for conv_id in (first, *others):
+            set_aside.set_aside(session.connection(), conv_id, reason="no", now=DUE)
+        close_conversation(session, conv_id=first, now=DUE)
+        session.commit()
+
+    sweep(engine, now=DUE + SECOND)
+
+    assert sum(one.retry_at <= DUE + SECOND for one in listed(engine, limit=1_000)) == set_aside.MOST_AT_ONCE
 
 
 @pytest.mark.parametrize("way", ["closed", "deleted"])

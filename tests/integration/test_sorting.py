@@ -12,7 +12,7 @@ from dramatiq import Worker
 from dramatiq.middleware import Retries
 from structlog.testing import capture_logs
 
-from actors import settling
+from actors import pickup, settling
 from actors.broker import TickBroker
 from actors.pickup import PromptPickup
 from actors.stopping import Stopping
@@ -145,6 +145,21 @@ def test_what_lies_beside_and_behind_messages_that_nobody_can_run_is_run(redis_u
     told = sorted(line["redis_message_id"] for line in lines if "redis_message_id" in line)
     assert told == sorted(one.redis_id for one in pushed)
     assert not client.keys("dramatiq:__acks__*")
+
+
+def test_one_look_into_a_flood_of_them_ends_so_that_other_queues_are_looked_at(
+    redis_url: str, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pickup, "LONGEST_LOOK", 0.0)
+    for number in range(20):
+        push(client, DRAINS, f"garbage {number}", lambda *_: b"no message")
+    with worker_on(redis_url) as runs:
+        runs.broker.begin(2)
+        runs.broker.consume(DRAINS, prefetch=2)
+
+        assert runs.broker.do_fetch(DRAINS, 2) == []
+
+        assert client.llen(f"dramatiq:{DRAINS}") == 18
 
 
 def test_a_dead_letter_says_why_nobody_could_run_it(redis_url: str, client: redis.Redis) -> None:

@@ -5,10 +5,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from psycopg.errors import InsufficientPrivilege
 from redis import RedisError
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import OperationalError, ProgrammingError
 
-from services.errors import first_line
+from services.errors import AdjournError, first_line
 from services.logs import configure_logging, get_logger
 
 pytestmark = pytest.mark.usefixtures("untouched_logging")
@@ -127,17 +128,20 @@ def test_periodiqs_line_a_tick_is_for_debugging(stream: io.StringIO, level: str,
 
 
 AWAY = OperationalError("SELECT 1", {}, OSError("100% refused\nis it running?"))
+REFUSED = ProgrammingError("SELECT 1", {}, InsufficientPrivilege("permission denied"))
 
 
 @pytest.mark.parametrize(
     ("level", "error", "message", "traceback"),
     [
         ("INFO", AWAY, "failed to process sweep(): 100% refused", None),
+        ("INFO", REFUSED, "failed to process sweep(): permission denied", None),
+        ("INFO", AdjournError("too many"), "failed to process sweep(): too many", None),
         ("DEBUG", AWAY, "failed to process sweep().", "100% refused"),
         ("INFO", ValueError("ours"), "failed to process sweep().", "ValueError: ours"),
     ],
 )
-def test_a_run_that_failed_because_the_database_is_away_is_a_line_unless_for_debugging(
+def test_a_run_that_failed_by_what_a_line_can_say_is_a_line_unless_for_debugging(
     stream: io.StringIO, level: str, error: Exception, message: str, traceback: str | None
 ) -> None:
     configure_logging(level=level, style="json", stream=stream)
